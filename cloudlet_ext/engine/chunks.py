@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chunks: arrays of 4 KiB pieces of disk or memory."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHUNK_BYTES = 4096
+"""Size of a chunk: the page of x86-64, and the smallest block of every common guest file system."""
+
+Numbers = NDArray[np.int64]
+"""Chunk numbers, shape (n,)."""
+
+Chunks = NDArray[np.uint8]
+"""Contents, shape (n, 4096)."""
+
+SPAN_CHUNKS = 256
+"""Chunks that are worked on at a time (1 MiB): large enough for numpy, small enough for the cache."""
+
+
+class ChunkReader(Protocol):
+    """Gives the content of chunks by their numbers."""
+
+    def read(self, numbers: Numbers) -> Chunks:
+        """Content of ``numbers`` (any order, repeats allowed), shape (n, 4096)."""
+        ...
+
+
+def as_chunks(data: bytes | bytearray | memoryview) -> Chunks:
+    """View ``data`` (a multiple of 4096 bytes) as chunks, without a copy."""
+    return np.frombuffer(data, dtype=np.uint8).reshape(-1, CHUNK_BYTES)
+
+
+def is_zero(chunks: Chunks) -> NDArray[np.bool_]:
+    """Which chunks hold only zeros, shape (n,)."""
+    words = chunks.reshape(-1, CHUNK_BYTES).view(np.uint64)
+    # Most chunks that are not zero show it in their first 64 bytes: look there first.
+    zero = ~words[:, :8].any(axis=1)
+    candidates = np.flatnonzero(zero)
+    if len(candidates):
+        zero[candidates] = ~words[candidates].any(axis=1)
+    return zero
+
+
+def is_equal(left: Chunks, right: Chunks) -> NDArray[np.bool_]:
+    """Which chunks of two arrays of the same shape are equal, shape (n,)."""
+    return np.equal(left.view(np.uint64), right.view(np.uint64)).all(axis=1)  # type: ignore[no-any-return]
+
+
+def runs(numbers: Numbers) -> tuple[Numbers, Numbers]:
+    """Split ascending numbers into runs of neighbours: (starts, counts)."""
+    if not len(numbers):
+        empty = np.empty(0, dtype=np.int64)
+        return empty, empty
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    edges = np.concatenate(([0], breaks, [len(numbers)]))
+    return numbers[edges[:-1]], np.diff(edges)

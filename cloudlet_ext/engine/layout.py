@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layout: the regions of a VM (its disk, its memory blocks) as one sequence of chunk numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from cloudlet_ext.engine.chunks import CHUNK_BYTES
+
+RegionKind = Literal["disk", "memory"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """One disk or one memory block of ``chunks`` chunks. ``name`` of a memory block is QEMU's."""
+
+    name: str
+    kind: RegionKind
+    chunks: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Regions in order: the disk, the main memory block, then the small memory blocks."""
+
+    regions: tuple[Region, ...]
+
+    @cached_property
+    def disk_chunks(self) -> int:
+        """Chunks of the disk; memory begins at this chunk number."""
+        return sum(region.chunks for region in self.regions if region.kind == "disk")
+
+    @cached_property
+    def total_chunks(self) -> int:
+        """Chunks of all regions."""
+        return sum(region.chunks for region in self.regions)
+
+    @property
+    def memory_chunks(self) -> int:
+        """Chunks of all memory blocks."""
+        return self.total_chunks - self.disk_chunks
+
+    @property
+    def memory(self) -> tuple[Region, ...]:
+        """The memory blocks, the main one first."""
+        return tuple(region for region in self.regions if region.kind == "memory")
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the disk."""
+        return self.disk_chunks * CHUNK_BYTES
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of all memory blocks."""
+        return self.memory_chunks * CHUNK_BYTES
+
+    def start(self, name: str) -> int:
+        """Chunk number of the first chunk of the region ``name``; KeyError when there is none."""
+        first = 0
+        for region in self.regions:
+            if region.name == name:
+                return first
+            first += region.chunks
+        raise KeyError(name)
