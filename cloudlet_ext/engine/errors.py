@@ -14,3 +14,161 @@ class FormatError(EngineError):
     """A file or structure is not what it says it is."""
 
     exit_code = 3
+
+
+# Formats: digest, index, table, container, overlay, base, base file, signature.
+
+
+class WrongMagic(FormatError):
+    msg_fmt = (
+        "%(path)s is not a cloudlet %(expected)s: it begins with %(found)r. Give a file that cloudlet has written."
+    )
+
+
+class UnsupportedVersion(FormatError):
+    msg_fmt = (
+        "%(path)s has format version %(found)d; this program knows version %(expected)d. Use a newer cloudlet."
+    )
+
+
+class UnknownFeature(FormatError):
+    msg_fmt = (
+        "%(path)s needs %(features)s, which this program does not know. Use a newer cloudlet."
+    )
+
+
+class Truncated(FormatError):
+    msg_fmt = (
+        "%(path)s ends too early: %(place)s should have %(expected)d bytes, %(found)d are there. Fetch it again."
+    )
+
+
+class Damaged(FormatError):
+    msg_fmt = (
+        "%(path)s is damaged at %(place)s: digest %(found)s instead of %(expected)s. Fetch it again."
+    )
+
+
+class Malformed(FormatError):
+    msg_fmt = "%(path)s is malformed at %(place)s: %(reason)s."
+
+
+class WrongBase(EngineError):
+    exit_code = 5
+    msg_fmt = "%(path)s was made for base %(expected)s, but the base here is %(found)s. Import that base first."
+
+
+class PartMissing(FormatError):
+    msg_fmt = "The base %(path)s has no %(part)s. Import or create the base again."
+
+
+class FileMissing(EngineError):
+    exit_code = 4
+    msg_fmt = "There is no file %(path)s."
+
+
+class OutputExists(EngineError):
+    exit_code = 9
+    msg_fmt = "%(path)s exists already. Delete it, or choose another name."
+
+
+class OutputBusy(EngineError):
+    exit_code = 9
+    msg_fmt = "%(path)s is being written by another process. Wait until it is done, or choose another name."
+
+
+class DiskFull(EngineError):
+    exit_code = 8
+    msg_fmt = "No space left on the device of %(path)s. Make room and try again; nothing was left behind."
+
+
+class SignatureError(EngineError):
+    """Root of what can be wrong with a signature."""
+
+    exit_code = 11
+
+
+class Unsigned(SignatureError):
+    msg_fmt = "%(path)s is not signed. Ask its maker to sign it, or do not require a signature."
+
+
+class UnknownSigner(SignatureError):
+    msg_fmt = "%(path)s is signed by key %(signer)s, which is not in %(keyring)s. Add that key if you trust it."
+
+
+class BadSignature(SignatureError):
+    msg_fmt = "The signature of %(path)s by key %(signer)s does not fit its content. Do not use the file."
+
+
+class BadKey(SignatureError):
+    msg_fmt = "%(path)s is no usable Ed25519 key: %(reason)s. Make one with: openssl genpkey -algorithm ed25519"
+
+
+# Disk images
+
+
+class NotQcow2(FormatError):
+    """The file is no qcow2 image."""
+
+    msg_fmt = (
+        "%(path)s is not a qcow2 image: expected it to begin with %(expected)s, found %(found)s. "
+        "Convert it with qemu-img convert -O qcow2, or give its format."
+    )
+
+
+class Qcow2Unsupported(FormatError):
+    """The image uses something that is not read here."""
+
+    msg_fmt = (
+        "%(path)s cannot be read: it has %(feature)s. Convert it with qemu-img convert -O qcow2."
+    )
+
+
+class Qcow2Corrupt(FormatError):
+    """A field or table entry of the image cannot be true."""
+
+    msg_fmt = (
+        "%(path)s is damaged: %(place)s is %(found)s, expected %(expected)s. "
+        "Look at it with qemu-img check."
+    )
+
+
+class LayersDiffer(FormatError):
+    """Images that lie over each other have different sizes."""
+
+    msg_fmt = (
+        "%(path)s has %(found)s bytes, but %(top)s, which lies over it, has %(top_bytes)s. "
+        "Resize one of them."
+    )
+
+
+class ChunkOutOfRange(EngineError):
+    """A chunk was asked for or given that the image does not have."""
+
+    msg_fmt = "%(path)s has chunks 0 to %(chunks)s - 1; chunk %(number)s was asked for."
+
+
+class ChunkNotAllocated(EngineError):
+    """A chunk was asked for that only the backing image tells."""
+
+    msg_fmt = (
+        "Chunk %(number)s is not in %(path)s but in its backing image %(backing)s, "
+        "which is not part of the read."
+    )
+
+
+class FillNeeded(EngineError):
+    """A cluster was written in part and nothing was given to complete it from."""
+
+    msg_fmt = (
+        "%(path)s: cluster %(cluster)s was written in part. "
+        "Give the content of the backing image %(backing)s as fill."
+    )
+
+
+class RawUnaligned(FormatError):
+    """The size of a raw image is no multiple of the chunk size."""
+
+    msg_fmt = (
+        "%(path)s has %(found)s bytes, which is no multiple of 4096. Pad it with qemu-img resize."
+    )
