@@ -10,3 +10,92 @@ class HypervisorError(CloudletError):
     """Root of the hypervisor layer's errors."""
 
     exit_code = 7
+
+
+class BadStream(HypervisorError):
+    """The migration stream is not understood."""
+
+    msg_fmt = "The migration stream makes no sense at byte %(offset)d: %(reason)s."
+
+
+class BadDeviceState(HypervisorError):
+    """Stored device state is damaged or of another version."""
+
+    exit_code = 3
+    msg_fmt = "The device state is not usable: %(reason)s. Create the base or overlay again."
+
+
+class CaptureFailed(HypervisorError):
+    """QEMU did not hand over its state."""
+
+    msg_fmt = "The guest's state could not be captured: %(reason)s. The guest goes on as before."
+
+
+class MonitorFailed(HypervisorError):
+    """The monitor's connection failed, or QEMU is gone."""
+
+    msg_fmt = "QEMU's monitor did not answer to %(command)s: %(reason)s."
+
+
+class MonitorRefused(MonitorFailed):
+    """QEMU answered with an error."""
+
+    msg_fmt = "QEMU refused %(command)s: %(reason)s."
+
+
+class BadMachine(HypervisorError):
+    """A machine description is not usable."""
+
+    exit_code = 3
+    msg_fmt = "The machine description is not usable: field %(field)s: %(reason)s."
+
+
+class MachineMismatch(HypervisorError):
+    """Two machines that must be the same are not."""
+
+    exit_code = 5
+    msg_fmt = "%(what)s: %(field)s is %(found)s, expected %(expected)s. Both must be made on the same machine model."
+
+
+class QemuMissing(HypervisorError):
+    """No usable QEMU."""
+
+    msg_fmt = "QEMU (%(binary)s) cannot be used: %(reason)s. Install qemu-system-x86 8.2 or newer, or set CLOUDLET_QEMU."
+
+
+class QemuTooOld(HypervisorError):
+    """QEMU lacks what is needed."""
+
+    msg_fmt = "%(binary)s is QEMU %(found)s, %(needed)s or newer is needed. Install a newer one, or set CLOUDLET_QEMU."
+
+
+class MachineTypeUnknown(HypervisorError):
+    """This QEMU cannot be the machine that was captured."""
+
+    exit_code = 5
+    msg_fmt = "Machine type %(needed)s is needed; QEMU %(version)s here knows up to %(newest)s. Use a newer QEMU."
+
+
+class QemuDied(HypervisorError):
+    """QEMU ended by itself or was killed."""
+
+    msg_fmt = "QEMU ended while %(stage)s: %(reason)s."
+
+
+class ResumeFailed(HypervisorError):
+    """QEMU did not take the state that was sent to it."""
+
+    msg_fmt = "The guest could not be resumed: %(reason)s."
+
+
+# Disks over NBD
+
+
+class NbdSocketUnusable(HypervisorError):
+    """The unix socket of an NBD server could not be made."""
+
+    exit_code = 8
+    msg_fmt = (
+        "The disk's socket %(path)s cannot be made: %(reason)s. Choose a directory that can be written, "
+        "with a path of at most 107 bytes, and remove what has that name."
+    )
