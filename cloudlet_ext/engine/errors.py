@@ -172,3 +172,117 @@ class RawUnaligned(FormatError):
     msg_fmt = (
         "%(path)s has %(found)s bytes, which is no multiple of 4096. Pad it with qemu-img resize."
     )
+
+
+# Sources and fetching
+
+
+class SourceError(EngineError):
+    """The bytes of a file could not be had from where they are kept."""
+
+    exit_code = 6
+
+
+class SourceNotFound(SourceError):
+    """There is no such file at the source."""
+
+    exit_code = 4
+    msg_fmt = "%(source)s does not exist (%(reason)s). Check the path or URL."
+
+
+class SourceRefused(SourceError):
+    """A URL, or where it redirects to, is not allowed by the policy."""
+
+    msg_fmt = "%(source)s is refused: %(reason)s."
+
+
+class SourceUntrusted(SourceError):
+    """The server's certificate is not trusted."""
+
+    msg_fmt = (
+        "%(source)s: the server's certificate is not trusted (%(reason)s). "
+        "Give the certificate of its authority, or check the host name."
+    )
+
+
+class SourceChanged(SourceError):
+    """The file at the source is not the one that was opened."""
+
+    msg_fmt = (
+        "%(source)s changed while it was read: %(what)s was %(expected)s and is now %(found)s. "
+        "Start again."
+    )
+
+
+class SourceClosed(SourceError):
+    """The source was closed while it was read."""
+
+    msg_fmt = "%(source)s was closed."
+
+
+class UnexpectedAnswer(SourceError):
+    """The server answered, but not as a server of files does."""
+
+    msg_fmt = "%(source)s answered %(found)s where %(expected)s was expected."
+
+
+class WrongRange(UnexpectedAnswer):
+    """The server sent other bytes than were asked for; it must support Range requests."""
+
+
+class ShortRead(SourceError):
+    """The file ends before the bytes that were asked for."""
+
+    exit_code = 3
+    msg_fmt = (
+        "%(source)s is too short: %(length)d bytes at offset %(offset)d are needed, "
+        "it ends at %(size)s. It may have been cut off; fetch it again."
+    )
+
+
+class SourceInterrupted(SourceError):
+    """The transfer broke off; the rest may be had by asking again."""
+
+    msg_fmt = "%(source)s broke off at byte %(offset)d: %(reason)s."
+
+
+class SourceTooSlow(SourceInterrupted):
+    """The source sends less than the least acceptable rate."""
+
+
+class SourceGaveUp(SourceError):
+    """The source broke off and did not come back within the limit. ``cause`` is the last error."""
+
+    msg_fmt = (
+        "gave up after %(attempts)d attempts in %(seconds).1f s; the last one: %(cause)s "
+        "Check the network and the server, then start again."
+    )
+
+
+class SegmentCorrupt(FormatError):
+    """A segment is not what the file's segment table says."""
+
+    msg_fmt = (
+        "%(source)s: segment %(number)d at offset %(offset)d is corrupt: expected %(expected)s, "
+        "found %(found)s. Fetch or create the file again."
+    )
+
+
+class FetchClosed(EngineError):
+    """Content was waited for and its fetcher was closed."""
+
+    exit_code = 6
+    msg_fmt = "fetching from %(source)s was stopped."
+
+
+class StoreFull(EngineError):
+    """No room for the content that arrives."""
+
+    exit_code = 8
+    msg_fmt = "cannot write %(bytes)d bytes in %(directory)s: %(reason)s. Make room there."
+
+
+class SourceUnreadable(SourceError):
+    """The file exists and cannot be read."""
+
+    msg_fmt = "%(source)s cannot be read: %(reason)s."

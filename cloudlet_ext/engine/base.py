@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Base: an opened base directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, ChunkReader, Chunks, Numbers, is_zero
+from cloudlet_ext.engine.digest import ChunkDigests, chunk_digests, digest, file_digest
+from cloudlet_ext.engine.errors import Damaged, FileMissing, Malformed, PartMissing, Truncated
+from cloudlet_ext.engine.index import DigestIndex, build_index, open_index
+from cloudlet_ext.engine.layout import Layout
+from cloudlet_ext.engine.manifest import (
+    ManifestReader,
+    Part,
+    canonical,
+    encode_parts,
+    encode_regions,
+)
+from cloudlet_ext.engine.mapped_file import MappedFile
+from cloudlet_ext.engine.output import sync_folder
+from cloudlet_ext.engine.progress import Progress, no_progress
+from cloudlet_ext.engine.qcow2 import Qcow2Image
+
+VERSION = 1
+MANIFEST_NAME, DISK_NAME, MEMORY_NAME = "manifest.json", "disk.qcow2", "memory"
+DEVICE_NAME, INDEX_NAME, KERNEL_NAME, INITRD_NAME = "device", "index", "kernel", "initrd"
+REQUIRED_PARTS = (DEVICE_NAME, INDEX_NAME)
+OPTIONAL_PARTS = (KERNEL_NAME, INITRD_NAME)
+
+_VERIFY_CHUNKS = 1024
+_MANIFEST_LIMIT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class BaseManifest:
+    """What a base is; its digest is the base's identity."""
+
+    layout: Layout
+    machine: dict[str, Any]
+    parts: dict[str, Part]
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return canonical(
+            {
+                "machine": self.machine,
+                "parts": encode_parts(self.parts),
+                "regions": encode_regions(self.layout),
+                "version": VERSION,
+            }
+        )
+
+    @cached_property
+    def base_id(self) -> str:
+        """BLAKE3-256 of the manifest, hex."""
+        return digest(self.encode()).hex()
+
+
+def decode_base_manifest(data: bytes, path: str) -> BaseManifest:
+    """Read and check the manifest of a base; Malformed names the field."""
+    reader = ManifestReader(data, path, {"machine", "parts", "regions", "version"})
+    reader.number(reader.document["version"], "version", VERSION, VERSION)
+    return BaseManifest(reader.layout(), reader.machine(), reader.parts(REQUIRED_PARTS, OPTIONAL_PARTS))
+
+
+class Base:
+    """A base directory: manifest.json, disk.qcow2, memory, device, index and perhaps kernel and initrd."""
+
+    def __init__(self, folder: Path, manifest: BaseManifest, disk: Qcow2Image | None, memory: MappedFile) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._disk = disk
+        self._memory = memory
+
+    @classmethod
+    def open(cls, folder: Path) -> Base:
+        """Open the base in ``folder``; content is not hashed, so it costs the same whatever the guest's size.
+
+        Raises FileMissing, PartMissing, FormatError.
+        """
+        if not folder.is_dir():
+            raise FileMissing(path=str(folder))
+        path = _part_path(folder, MANIFEST_NAME)
+        if path.stat().st_size > _MANIFEST_LIMIT_BYTES:
+            raise Malformed(path=str(path), place="its size", reason="it is too large for a manifest")
+        manifest = decode_base_manifest(path.read_bytes(), str(path))
+        for name, part in manifest.parts.items():
+            _check_size(_part_path(folder, name), part.bytes)
+        layout = manifest.layout
+        _check_size(_part_path(folder, MEMORY_NAME), layout.memory_bytes)
+        disk = Qcow2Image.open(_part_path(folder, DISK_NAME)) if layout.disk_chunks else None
+        if disk is not None and disk.virtual_bytes != layout.disk_bytes:
+            raise Malformed(
+                path=str(disk.path),
+                place="its header",
+                reason=f"a disk of {disk.virtual_bytes} bytes, {layout.disk_bytes} in the manifest",
+            )
+        return cls(folder, manifest, disk, MappedFile(folder / MEMORY_NAME))
+
+    @property
+    def base_id(self) -> str:
+        """Identity: BLAKE3-256 of the manifest, hex."""
+        return self.manifest.base_id
+
+    @property
+    def layout(self) -> Layout:
+        """Regions."""
+        return self.manifest.layout
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Machine description, as the hypervisor layer gave it."""
+        return self.manifest.machine
+
+    @property
+    def disk_path(self) -> Path:
+        """The disk, a qcow2 image without backing file."""
+        return self.folder / DISK_NAME
+
+    @property
+    def memory_path(self) -> Path:
+        """Memory: all blocks in the order of the layout, sparse, to be mapped."""
+        return self.folder / MEMORY_NAME
+
+    @property
+    def kernel_path(self) -> Path | None:
+        """Kernel, if the base boots with one from outside its disk."""
+        return self.folder / KERNEL_NAME if KERNEL_NAME in self.manifest.parts else None
+
+    @property
+    def initrd_path(self) -> Path | None:
+        """Initial RAM disk that belongs to the kernel."""
+        return self.folder / INITRD_NAME if INITRD_NAME in self.manifest.parts else None
+
+    def load_device(self) -> bytes:
+        """Device state; Damaged unless its digest fits."""
+        path = self.folder / DEVICE_NAME
+        data = path.read_bytes()
+        _check_digest(path, digest(data), self.manifest.parts[DEVICE_NAME])
+        return data
+
+    @cached_property
+    def index(self) -> DigestIndex:
+        """Digests of all non-zero chunks; read at first use."""
+        path = self.folder / INDEX_NAME
+        _check_digest(path, file_digest(path), self.manifest.parts[INDEX_NAME])
+        return open_index(path, self.layout.disk_chunks, self.layout.total_chunks)
+
+    def read(self, numbers: Numbers) -> Chunks:
+        """Content of the chunks ``numbers`` (global, any order), shape (n, 4096); safe for threads."""
+        out = np.empty((len(numbers), CHUNK_BYTES), dtype=np.uint8)
+        disk_chunks = self.layout.disk_chunks
+        in_memory = numbers >= disk_chunks
+        if in_memory.all():
+            self._memory.read_into(out, None, numbers - disk_chunks)
+            return out
+        if in_memory.any():
+            rows = np.flatnonzero(in_memory)
+            self._memory.read_into(out, rows, numbers[rows] - disk_chunks)
+        rows = np.flatnonzero(~in_memory)
+        assert self._disk is not None
+        out[rows] = self._disk.read(numbers[rows])
+        return out
+
+    def verify(self, progress: Progress = no_progress) -> None:
+        """Read everything and compare it with the manifest; raises Damaged, which names the part."""
+        for name, part in self.manifest.parts.items():
+            path = self.folder / name
+            _check_digest(path, file_digest(path), part)
+        found = compute_index(self, self.layout, progress)
+        if digest(found.encode()) != bytes.fromhex(self.manifest.parts[INDEX_NAME].digest):
+            raise Damaged(
+                path=str(self.folder),
+                place=_first_difference(self.layout, self.index, found),
+                expected=self.manifest.parts[INDEX_NAME].digest,
+                found=digest(found.encode()).hex(),
+            )
+
+    def close(self) -> None:
+        """Unmap everything."""
+        self._memory.close()
+        if self._disk is not None:
+            self._disk.close()
+
+    def __enter__(self) -> Base:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def compute_index(reader: ChunkReader, layout: Layout, progress: Progress = no_progress) -> DigestIndex:
+    """Digest every non-zero chunk that ``reader`` gives, 4 MiB at a time."""
+
+    def parts() -> Iterator[tuple[Numbers, ChunkDigests]]:
+        for first in range(0, layout.total_chunks, _VERIFY_CHUNKS):
+            numbers = np.arange(first, min(first + _VERIFY_CHUNKS, layout.total_chunks))
+            content = reader.read(numbers)
+            used = ~is_zero(content)
+            yield numbers[used], chunk_digests(content[used])
+            progress((int(numbers[-1]) + 1) * CHUNK_BYTES, layout.total_chunks * CHUNK_BYTES)
+
+    return build_index(layout.disk_chunks, layout.total_chunks, parts())
+
+
+def finish_base(
+    folder: Path,
+    layout: Layout,
+    machine: dict[str, Any],
+    device_state: bytes,
+    progress: Progress = no_progress,
+) -> Base:
+    """Make a base of a folder that has disk.qcow2 and memory (and perhaps kernel, initrd).
+
+    Writes device, index and, last, manifest.json, and makes all files read-only. The caller writes to a temporary
+    folder and renames it, so that a base is there whole or not at all.
+    """
+    (folder / DEVICE_NAME).write_bytes(device_state)
+    disk = Qcow2Image.open(_part_path(folder, DISK_NAME)) if layout.disk_chunks else None
+    _check_size(_part_path(folder, MEMORY_NAME), layout.memory_bytes)
+    unfinished = BaseManifest(layout, machine, {})
+    with Base(folder, unfinished, disk, MappedFile(folder / MEMORY_NAME)) as content:
+        (folder / INDEX_NAME).write_bytes(compute_index(content, layout, progress).encode())
+    parts = {}
+    for name in REQUIRED_PARTS + OPTIONAL_PARTS:
+        path = folder / name
+        if path.exists():
+            parts[name] = Part(path.stat().st_size, file_digest(path).hex())
+    (folder / MANIFEST_NAME).write_bytes(BaseManifest(layout, machine, parts).encode())
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    sync_folder(folder)
+    return Base.open(folder)
+
+
+def _part_path(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise PartMissing(path=str(folder), part=name)
+    return path
+
+
+def _check_size(path: Path, expected: int) -> None:
+    found = path.stat().st_size
+    if found < expected:
+        raise Truncated(path=str(path), place="the file", expected=expected, found=found)
+    if found > expected:
+        raise Malformed(path=str(path), place="its end", reason=f"{found} bytes where {expected} belong")
+
+
+def _check_digest(path: Path, found: bytes, part: Part) -> None:
+    if found.hex() != part.digest:
+        raise Damaged(path=str(path), place="the file", expected=part.digest, found=found.hex())
+
+
+def _first_difference(layout: Layout, expected: DigestIndex, found: DigestIndex) -> str:
+    """Region and chunk of the first chunk that differs, for a message."""
+    both = np.union1d(expected.numbers, found.numbers)
+    rows = []
+    for index in (expected, found):
+        row = np.zeros((len(both), 16), dtype=np.uint8)
+        row[np.searchsorted(both, index.numbers)] = index.digests
+        rows.append(row)
+    differing = both[(rows[0] != rows[1]).any(axis=1)]
+    if not len(differing):
+        return "the index"
+    number = int(differing[0])
+    first = 0
+    for region in layout.regions:
+        if number < first + region.chunks:
+            return f"region {region.name}, chunk {number - first}"
+        first += region.chunks
+    return f"chunk {number}"

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Container: header, manifest and segments, which overlay and base file share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cloudlet_ext.engine.compression import Content, compress, decompress
+from cloudlet_ext.engine.digest import digest
+from cloudlet_ext.engine.errors import Damaged, Malformed, Truncated
+from cloudlet_ext.engine.header import BASE, HEADER_BYTES, PREFIX, Header, decode_header
+from cloudlet_ext.engine.manifest import Manifest, SegmentInfo, decode_manifest
+from cloudlet_ext.engine.output import copy_all, write_all
+
+FIRST_READ_BYTES = 64 << 10
+"""Read at once when a file is opened: header and manifest of an overlay of up to about 1 GiB."""
+
+_MANIFEST_LEVEL = 12
+
+
+class ByteSource(Protocol):
+    """Where a file is read from."""
+
+    size_bytes: int | None
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes at ``offset``."""
+        ...
+
+    def describe(self) -> str:
+        """What errors call it: the path or the URL."""
+        ...
+
+
+@dataclass(frozen=True)
+class Container:
+    """An opened file: ``header`` and ``manifest`` are checked, segments are not read yet."""
+
+    source: ByteSource
+    header: Header
+    manifest: Manifest
+
+    @property
+    def path(self) -> str:
+        """What errors call it."""
+        return self.source.describe()
+
+    def fetch(self, segment: SegmentInfo) -> bytes:
+        """Stored bytes of ``segment``, as they come; unpack() checks them."""
+        return self.source.read(segment.offset, segment.stored_bytes)
+
+    def check(self, segment: SegmentInfo, stored: bytes) -> None:
+        """Raise Truncated or Damaged unless ``stored`` is what the manifest says of ``segment``."""
+        if len(stored) != segment.stored_bytes:
+            raise Truncated(
+                path=self.path, place=segment.place, expected=segment.stored_bytes, found=len(stored)
+            )
+        found = digest(stored)
+        if found != segment.digest:
+            raise Damaged(
+                path=self.path, place=segment.place, expected=segment.digest.hex(), found=found.hex()
+            )
+
+    def unpack(self, segment: SegmentInfo, stored: bytes, prefix: bytes = b"") -> bytes:
+        """Content of ``segment``: checked first; Malformed unless it unpacks to the declared size."""
+        self.check(segment, stored)
+        return decompress(stored, segment.bytes, prefix, self.path, segment.place)
+
+    def load(self, kind: str) -> bytes:
+        """Content of all segments of ``kind`` one after the other; empty when there are none."""
+        return b"".join(self.stream(kind))
+
+    def stream(self, kind: str) -> Iterator[bytes]:
+        """Content of the segments of ``kind``, one at a time."""
+        for segment in self.manifest.of_kind(kind):
+            yield self.unpack(segment, self.fetch(segment))
+
+
+def open_container(source: ByteSource, kind: bytes) -> Container:
+    """Read and check header and manifest of a file of ``kind`` (header.OVERLAY, header.BASE).
+
+    One read, two when the manifest is long. Raises FormatError, or what the source raises.
+    """
+    path = source.describe()
+    size = source.size_bytes
+    first = source.read(0, HEADER_BYTES if size is None else min(size, FIRST_READ_BYTES))
+    header = decode_header(first, path, kind)
+    end = HEADER_BYTES + header.manifest_stored_bytes
+    if size is not None and end > size:
+        raise Truncated(path=path, place="the manifest", expected=end, found=size)
+    stored = first[HEADER_BYTES:end]
+    if len(stored) < header.manifest_stored_bytes:
+        at = HEADER_BYTES + len(stored)
+        stored += source.read(at, end - at)
+    manifest = _manifest(stored, header, path).placed(end)
+    needed = manifest.segments[-1].offset + manifest.segments[-1].stored_bytes
+    if size is None:
+        size = source.size_bytes
+    if size is not None and size < needed:
+        raise Truncated(path=path, place=_place_at(manifest, size), expected=needed, found=size)
+    if size is not None and size > needed:
+        raise Malformed(
+            path=path, place="its end", reason=f"{size} bytes where {needed} belong to the file"
+        )
+    has_prefix = any(segment.prefix for segment in manifest.segments)
+    if has_prefix != bool(header.features & PREFIX):
+        raise Malformed(path=path, place="the header", reason="feature prefix does not fit the segments")
+    return Container(source, header, manifest)
+
+
+class SegmentSpool:
+    """Segments that are being written: kept in a file without a name until the manifest can go before them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        self.segments: list[SegmentInfo] = []
+        self.stored_bytes = 0
+
+    def add(
+        self, kind: str, stored: bytes, size: int, section: str = "", slots: int = 0, prefix: bool = False
+    ) -> None:
+        """Add a compressed segment of ``size`` bytes of content."""
+        write_all(self._file.fileno(), stored)
+        first_slot = sum(segment.slots for segment in self.segments[-1:])
+        if self.segments:
+            first_slot += self.segments[-1].first_slot
+        self.segments.append(
+            SegmentInfo(
+                number=len(self.segments),
+                kind=kind,
+                section=section,
+                offset=0,
+                stored_bytes=len(stored),
+                bytes=size,
+                digest=digest(stored),
+                first_slot=first_slot if slots else 0,
+                slots=slots,
+                prefix=prefix,
+            )
+        )
+        self.stored_bytes += len(stored)
+
+    def add_content(self, kind: str, data: bytes, level: int) -> None:
+        """Compress ``data`` and add it."""
+        self.add(kind, compress(Content(data), level), len(data))
+
+    def copy_to(self, fd: int) -> None:
+        """Write all segments at the position of ``fd``."""
+        copy_all(self._file.fileno(), fd, self.stored_bytes)
+
+    def close(self) -> None:
+        """Give the space back."""
+        self._file.close()
+
+    def __enter__(self) -> SegmentSpool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def write_container(fd: int, kind: bytes, manifest: Manifest, spool: SegmentSpool) -> Header:
+    """Write header, manifest and the segments of ``spool`` to the empty file ``fd``; OSError as of write()."""
+    plain = manifest.encode()
+    stored = compress(Content(plain), _MANIFEST_LEVEL)
+    has_prefix = any(segment.prefix for segment in manifest.segments)
+    header = Header(
+        kind=kind,
+        features=PREFIX if has_prefix else 0,
+        manifest_stored_bytes=len(stored),
+        manifest_bytes=len(plain),
+        manifest_digest=digest(plain),
+        stored_digest=digest(stored),
+    )
+    write_all(fd, header.encode())
+    write_all(fd, stored)
+    spool.copy_to(fd)
+    return header
+
+
+def _manifest(stored: bytes, header: Header, path: str) -> Manifest:
+    place = "the manifest"
+    if len(stored) != header.manifest_stored_bytes:
+        raise Truncated(path=path, place=place, expected=header.manifest_stored_bytes, found=len(stored))
+    found = digest(stored)
+    if found != header.stored_digest:
+        raise Damaged(path=path, place=place, expected=header.stored_digest.hex(), found=found.hex())
+    plain = decompress(stored, header.manifest_bytes, b"", path, place)
+    found = digest(plain)
+    if found != header.manifest_digest:
+        raise Damaged(path=path, place=place, expected=header.manifest_digest.hex(), found=found.hex())
+    return decode_manifest(plain, path, is_base=header.kind == BASE)
+
+
+def _place_at(manifest: Manifest, size: int) -> str:
+    for segment in manifest.segments:
+        if size < segment.offset + segment.stored_bytes:
+            return segment.place
+    return "its end"

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Output: a file that is there whole under its name, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cloudlet_ext.engine.errors import DiskFull, OutputBusy, OutputExists
+
+_COPY_BYTES = 16 << 20
+
+
+@contextmanager
+def atomic_output(path: Path, replace: bool = False) -> Iterator[int]:
+    """Give a file descriptor; what is written to it appears as ``path`` when the block ends without an error.
+
+    Until then it is ``.NAME.partial`` in the same folder, locked, so that a second writer is told (OutputBusy) and
+    what a killed writer left is taken over. Raises OutputExists unless ``replace``, DiskFull when there is no room.
+    """
+    if not replace and path.exists():
+        raise OutputExists(path=str(path))
+    partial = path.with_name(f".{path.name}.partial")
+    with no_space_named(path):
+        fd = _lock(partial, path)
+        try:
+            yield fd
+            os.fsync(fd)
+            # Whoever wrote the name between the first look and now is not overwritten.
+            if not replace and path.exists():
+                raise OutputExists(path=str(path))
+            os.rename(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def no_space_named(path: Path) -> Iterator[None]:
+    """Turn ENOSPC and EDQUOT inside the block into DiskFull of ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(path=str(path)) from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of ``data`` at the file position."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def copy_all(source: int, target: int, length: int) -> None:
+    """Copy ``length`` bytes from the start of one file to the position of the other, inside the kernel."""
+    offset = 0
+    while offset < length:
+        count = min(_COPY_BYTES, length - offset)
+        copied = os.sendfile(target, source, offset, count)
+        if not copied:
+            raise OSError(errno.EIO, "a temporary file became shorter")
+        offset += copied
+
+
+def _lock(partial: Path, path: Path) -> int:
+    while True:
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The writer before us may have renamed or removed the file between our open and our lock.
+            if partial.exists() and os.path.samestat(os.fstat(fd), os.stat(partial)):
+                os.ftruncate(fd, 0)
+                return fd
+        except BlockingIOError as error:
+            os.close(fd)
+            raise OutputBusy(path=str(path)) from error
+        except FileNotFoundError:
+            pass
+        os.close(fd)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write overlays: slots in the order in which they will be wanted, compressed, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloudlet_ext.engine.chunks import Numbers
+from cloudlet_ext.engine.compression import Content, compress_all
+from cloudlet_ext.engine.container import SegmentSpool, write_container
+from cloudlet_ext.engine.header import OVERLAY
+from cloudlet_ext.engine.level import AUTO, choose_level
+from cloudlet_ext.engine.manifest import (
+    CHUNKS,
+    DEVICE,
+    DISK,
+    MEMORY,
+    ORDER,
+    SEGMENT_SLOTS,
+    TABLE,
+    WORKING_SET,
+    Manifest,
+)
+from cloudlet_ext.engine.order import encode_order, merge_orders
+from cloudlet_ext.engine.output import atomic_output, no_space_named
+from cloudlet_ext.engine.overlay import OverlayFile, segment_prefix
+from cloudlet_ext.engine.plan import OverlayPlan
+from cloudlet_ext.engine.progress import Progress, no_progress
+from cloudlet_ext.engine.slots import SlotFile
+from cloudlet_ext.engine.statistics import Statistics
+from cloudlet_ext.engine.table import ChunkKind, ChunkTable
+
+
+@dataclass(frozen=True)
+class OverlaySummary:
+    """What was written; ``file_bytes`` its size, ``level`` that of zstd."""
+
+    path: Path
+    overlay_id: str
+    file_bytes: int
+    level: int
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Slots (final numbers) of one segment."""
+
+    section: str
+    first_slot: int
+    slots: int
+
+
+def write_overlay(
+    out: Path,
+    plan: OverlayPlan,
+    machine: dict[str, Any],
+    device_state: bytes,
+    *,
+    level: int | str = AUTO,
+    order: Numbers | None = None,
+    replace: bool = False,
+    progress: Progress = no_progress,
+) -> OverlaySummary:
+    """Write ``plan`` to the file ``out``.
+
+    ``level``: 1 to 19 or "auto"; ``order``: the working set, if one was recorded. Nothing is left behind on failure.
+    Raises OutputExists, OutputBusy, DiskFull.
+    """
+    order = np.empty(0, dtype=np.int64) if order is None else order
+    slot_at, groups = _arrange(plan.table, order, plan.base.layout.disk_chunks)
+    moved = np.empty_like(slot_at)
+    moved[slot_at] = np.arange(len(slot_at))
+    table = plan.table.with_slots(moved)
+
+    def task(group: _Group) -> Callable[[], Content]:
+        def content() -> Content:
+            slots = slot_at[group.first_slot : group.first_slot + group.slots]
+            prefix = segment_prefix(table, group.first_slot, group.slots, plan.base)
+            return Content(plan.slots.read(slots).tobytes(), prefix)
+
+        return content
+
+    tasks = [task(group) for group in groups]
+    total = plan.slots.slots * 4096
+    with atomic_output(out, replace) as fd, no_space_named(out), SegmentSpool(out.parent) as spool:
+        chosen = choose_level(level, tasks)
+        spool.add_content(TABLE, table.encode(), max(chosen, 9))
+        spool.add_content(DEVICE, device_state, chosen)
+        if len(order):
+            spool.add_content(ORDER, encode_order(order), max(chosen, 9))
+        done = 0
+        for group, (content, stored) in zip(groups, compress_all(tasks, chosen), strict=True):
+            has_prefix = bool(content.prefix)
+            spool.add(CHUNKS, stored, len(content.data), group.section, group.slots, has_prefix)
+            done += len(content.data)
+            progress(done, total)
+        manifest = Manifest(plan.base.base_id, plan.base.layout, machine, tuple(spool.segments))
+        header = write_container(fd, OVERLAY, manifest, spool)
+        file_bytes = 256 + header.manifest_stored_bytes + spool.stored_bytes
+    return OverlaySummary(out, header.manifest_digest.hex(), file_bytes, chosen, plan.statistics)
+
+
+def reorder_overlay(
+    overlay: OverlayFile,
+    base: Any,
+    orders: list[Numbers],
+    out: Path,
+    *,
+    level: int | str = AUTO,
+    replace: bool = False,
+    progress: Progress = no_progress,
+) -> OverlaySummary:
+    """Write ``overlay`` again to ``out`` with the union of ``orders`` and its own as working set.
+
+    ``out`` may be the overlay's own path with ``replace``. A signature does not survive: the content is another.
+    """
+    with SlotFile(out.parent) as slots:
+        for segment in overlay.chunk_segments:
+            data = overlay.unpack(segment, overlay.container.fetch(segment), base)
+            slots.append(np.frombuffer(data, dtype=np.uint8).reshape(-1, 4096))
+        plan = OverlayPlan(base, overlay.table, slots)
+        return write_overlay(
+            out,
+            plan,
+            overlay.machine,
+            overlay.load_device(),
+            level=level,
+            order=merge_orders([overlay.load_order(), *orders]),
+            replace=replace,
+            progress=progress,
+        )
+
+
+def _arrange(table: ChunkTable, order: Numbers, disk_chunks: int) -> tuple[Numbers, list[_Group]]:
+    """Old slot at each new slot, shape (slots,), and the segments: working set by rank, then by home."""
+    homes = table.homes
+    last = np.iinfo(np.int64).max
+    ranks = np.full(table.slots, last)
+    kinds, sources = table.lookup(order)
+    needed = np.flatnonzero(kinds == ChunkKind.STORED)
+    np.minimum.at(ranks, sources[needed], needed)
+    section = np.where(ranks < last, 0, np.where(homes < disk_chunks, 1, 2))
+    slot_at = np.lexsort((homes, ranks, section))
+    groups: list[_Group] = []
+    edges = np.searchsorted(section[slot_at], [0, 1, 2, 3])
+    for name, first, end in zip((WORKING_SET, DISK, MEMORY), edges[:-1], edges[1:], strict=True):
+        groups.extend(_split(name, int(first), int(end)))
+    return slot_at, groups
+
+
+def _split(section: str, first: int, end: int) -> Iterator[_Group]:
+    for at in range(first, end, SEGMENT_SLOTS):
+        yield _Group(section, at, min(SEGMENT_SLOTS, end - at))
