@@ -26,7 +26,8 @@ from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 
 __all__ = ["Allocation", "Qcow2Image", "Qcow2Layers", "Qcow2Writer"]
 
-_HEAD_BYTES = 64 << 10
+_HEAD_BYTES = 2 << 20
+"""The largest cluster: the header and the name of the backing file lie in the first one."""
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,13 @@ class Qcow2Image:
 
     def allocation(self) -> Allocation:
         """The map of the whole disk, nine bytes a chunk; `changed` is the compact form."""
-        per_unit = self._map.unit_chunks
-        states = np.repeat(self._map.states, per_unit)[: self.chunks]
-        data = np.full(len(states), -1, dtype=np.int64)
+        states = self._map.states[:, None]
+        within = np.arange(self._map.unit_chunks, dtype=np.int64) * CHUNK_BYTES
         stored = states >= CHUNK_BYTES
-        within = np.tile(np.arange(per_unit, dtype=np.int64) * CHUNK_BYTES, len(self._map.states))[
-            : self.chunks
-        ]
-        data[stored] = states[stored] + within[stored]
-        packed = states <= COMPRESSED_BASE
-        data[packed] = states[packed]
-        return Allocation(data=data, zero=states == ZEROED)
+        first = np.where((states == ABSENT) | (states == ZEROED), -1, states)
+        data = (first + stored * within).reshape(-1)[: self.chunks]
+        zero = np.repeat(self._map.states == ZEROED, self._map.unit_chunks)[: self.chunks]
+        return Allocation(data=data, zero=zero)
 
     def changed(self) -> tuple[Numbers, NDArray[np.bool_]]:
         """Ascending numbers of the chunks that this image itself tells, and which of them it tells

@@ -70,7 +70,7 @@ class Qcow2Header:
 
 
 def parse_header(path: str, head: bytes, file_bytes: int) -> Qcow2Header:
-    """Parse the first 64 KiB (or more) of an image.
+    """Parse the first 2 MiB (less if it is shorter) of an image.
 
     NotQcow2 when it is something else, Qcow2Unsupported for a feature that cannot be read here,
     Qcow2Corrupt when the values contradict each other or the file's size.
@@ -110,7 +110,7 @@ def parse_header(path: str, head: bytes, file_bytes: int) -> Qcow2Header:
         extended_l2=bool(incompatible & EXTENDED_L2),
         zstd=compression == 1,
         backing_path=_backing_path(path, head, backing_at, backing_bytes, 1 << cluster_bits),
-        backing_format=_extensions(path, head, header_bytes, backing_at).get(
+        backing_format=_extensions(path, head[: 1 << cluster_bits], header_bytes, backing_at).get(
             _EXTENSION_BACKING_FORMAT
         ),
     )
