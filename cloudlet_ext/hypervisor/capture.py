@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capture: the virtual destination of a migration.
+
+QEMU writes its stream to a unix socket. :class:`StreamDrain` takes the bytes off as fast as they come and lays them
+into an unlinked file, so that the guest, when it has to pause, pauses only for that; :func:`parse` then reads the
+file through a map, a whole run of records at a time. Where a page was sent more than once, the last one counts.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import struct
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloudlet_ext.hypervisor import errors, stream
+from cloudlet_ext.hypervisor.device_state import DeviceState
+
+_GROW_BYTES = 64 << 20
+_RECEIVE_BYTES = 1 << 20
+
+
+class StreamDrain:
+    """Takes one migration stream from a unix socket into an unlinked file.
+
+    The socket is listening when the constructor returns. ``released`` holds the drain back: nothing is read until
+    it is set, which makes QEMU wait.
+    """
+
+    def __init__(self, socket_path: Path, directory: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=directory, prefix="stream-")
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(socket_path))
+        self._listener.listen(1)
+        self._path = socket_path
+        self.bytes_drained = 0
+        self.released = threading.Event()
+        self.released.set()
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+            with connection:
+                self._drain(connection)
+        except BaseException as failure:  # handed to whoever waits in finish()
+            self._failure = failure
+
+    def _drain(self, connection: socket.socket) -> None:
+        descriptor = self._file.fileno()
+        buffer = memoryview(bytearray(_RECEIVE_BYTES))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+        while True:
+            self.released.wait()
+            got = connection.recv_into(buffer)
+            if not got:
+                return
+            os.pwrite(descriptor, buffer[:got], self.bytes_drained)
+            self.bytes_drained += got
+
+    def finish(self, timeout_s: float) -> mmap.mmap:
+        """Wait until QEMU has closed the stream; the whole of it as a map."""
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise errors.CaptureFailed(reason=f"the stream did not end within {timeout_s:.0f} s")
+        if self._failure is not None:
+            raise errors.CaptureFailed(reason=str(self._failure)) from self._failure
+        if not self.bytes_drained:
+            raise errors.CaptureFailed(reason="QEMU sent nothing")
+        return mmap.mmap(self._file.fileno(), self.bytes_drained, prot=mmap.PROT_READ)
+
+    def close(self) -> None:
+        """End the thread, remove the socket and the file."""
+        self.released.set()
+        try:
+            self._listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._listener.close()
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+_UNKNOWN, _ZERO = 0, -1
+
+
+@dataclass(frozen=True)
+class CapturedMemory:
+    """All pages of a captured stream.
+
+    ``where[n]`` is the place of the content of page ``n`` in the stream, -1 for a page of zeros, 0 for a page that was
+    never sent (the guest had told that it is free). Pages are numbered through all blocks in order.
+    """
+
+    blocks: tuple[stream.RamBlock, ...]
+    where: NDArray[np.int64]
+    data: mmap.mmap
+
+    def sent(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Numbers of all pages that were sent, ascending, and which of them are zero."""
+        numbers = np.flatnonzero(self.where != _UNKNOWN)
+        return numbers, self.where[numbers] == _ZERO
+
+    def read(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Content of pages, shape (n, 4096)."""
+        out = np.zeros((len(numbers), stream.PAGE_BYTES), dtype=np.uint8)
+        places = self.where[numbers]
+        stride = stream.PAGE_RECORD.itemsize
+        edges = np.flatnonzero(np.diff(places) != stride) + 1
+        bounds = [0, *edges.tolist(), len(numbers)]
+        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+            if first < last and places[first] > 0:
+                out[first:last] = np.ndarray(
+                    (last - first, stream.PAGE_BYTES), np.uint8, self.data, int(places[first]), (stride, 1)
+                )
+        return out
+
+
+class _Parser:
+    """Walks over a drained stream once."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data = data
+        self.at = 0
+        self.ram_section: int | None = None
+        self.blocks: tuple[stream.RamBlock, ...] = ()
+        self.first_page: dict[str, int] = {}
+        self.where = np.zeros(0, dtype=np.int64)
+        self.block = ""
+
+    def fail(self, reason: str) -> errors.BadStream:
+        return errors.BadStream(offset=self.at, reason=reason)
+
+    def take(self, layout: str) -> tuple[int, ...]:
+        size = struct.calcsize(layout)
+        if self.at + size > len(self.data):
+            raise self.fail("the stream ends in the middle of a field")
+        values = struct.unpack_from(layout, self.data, self.at)
+        self.at += size
+        return values
+
+    def take_bytes(self, count: int) -> bytes:
+        if self.at + count > len(self.data):
+            raise self.fail(f"{count} bytes expected, the stream ends")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def take_string(self) -> str:
+        (length,) = self.take(">B")
+        return self.take_bytes(length).decode()
+
+    def configuration(self) -> bytes:
+        """The configuration section: machine type and subsections, up to the first RAM section."""
+        begin = self.at
+        kind, length = self.take(">BI")
+        if kind != stream.CONFIGURATION:
+            raise self.fail(f"configuration section expected, found type {kind:#x}")
+        self.take_bytes(length)
+        while self.data[self.at] == stream.SUBSECTION:
+            self._skip_configuration_subsection()
+        return self.data[begin : self.at]
+
+    def _skip_configuration_subsection(self) -> None:
+        self.take(">B")
+        name = self.take_string()
+        self.take(">I")
+        if name == "configuration/target-page-bits":
+            self.take(">I")
+        elif name == "configuration/uuid":
+            self.take_bytes(16)
+        elif name == "configuration/capabilities":
+            (count,) = self.take(">I")
+            for _ in range(count):
+                self.take_string()
+        else:
+            raise self.fail(f"unknown subsection {name!r} of the configuration")
+
+    def sections(self) -> None:
+        """All sections up to the end of RAM."""
+        while True:
+            (kind,) = self.take(">B")
+            if kind == stream.COMMAND:
+                _, length = self.take(">HH")
+                self.take_bytes(length)
+                continue
+            if kind not in (stream.START, stream.PART, stream.END):
+                raise self.fail(f"section type {kind:#x} before the end of RAM")
+            (number,) = self.take(">I")
+            if kind == stream.START:
+                name = self.take_string()
+                self.take(">II")
+                if name != "ram":
+                    raise self.fail(f"live section {name!r}: only RAM is understood")
+                self.ram_section = number
+            elif number != self.ram_section:
+                raise self.fail(f"section {number} was never opened")
+            self.records()
+            if self.take(">BI") != (stream.FOOTER, number):
+                raise self.fail("section without its end mark")
+            if kind == stream.END:
+                return
+
+    def records(self) -> None:
+        """The records of one RAM section."""
+        while True:
+            (header,) = self.take(">Q")
+            flags = header & stream.RAM_FLAGS_MASK
+            if flags & stream.RAM_EOS:
+                return
+            if flags & stream.RAM_MEM_SIZE:
+                self._blocks(header & ~stream.RAM_FLAGS_MASK)
+            elif flags & stream.RAM_PAGE:
+                self._run(header, flags, stream.RAM_PAGE, stream.PAGE_RECORD.itemsize)
+            elif flags & stream.RAM_ZERO:
+                self._run(header, flags, stream.RAM_ZERO, stream.ZERO_RECORD.itemsize)
+            else:
+                raise self.fail(f"RAM record with unknown flags {flags:#x}")
+
+    def _blocks(self, total: int) -> None:
+        blocks = []
+        while total > 0:
+            name = self.take_string()
+            (size,) = self.take(">Q")
+            if not size or size % stream.PAGE_BYTES or size > total:
+                raise self.fail(f"block {name!r} of {size} bytes with {total} bytes left to name")
+            blocks.append(stream.RamBlock(name, size))
+            total -= size
+        self.blocks = tuple(blocks)
+        first = 0
+        for block in blocks:
+            self.first_page[block.name] = first
+            first += block.pages
+        self.where = np.zeros(first, dtype=np.int64)
+
+    def _run(self, header: int, flags: int, kind: int, stride: int) -> None:
+        """One record with its block's name, or a run of records that go on in the same block."""
+        if not flags & stream.RAM_CONTINUE:
+            self.block = self.take_string()
+        if self.block not in self.first_page:
+            raise self.fail(f"page of a block {self.block!r} that was never named")
+        self._note(np.array([header], dtype=np.uint64), kind, stride, self.at - 8)
+        self.at += stride - 8
+        wanted = kind | stream.RAM_CONTINUE
+        attempt = 8
+        while True:
+            count = min(attempt, (len(self.data) - self.at) // stride)
+            if count <= 0:
+                return
+            headers = np.ndarray((count,), ">u8", self.data, self.at, (stride,)).astype(np.uint64)
+            alien = np.flatnonzero((headers & np.uint64(stream.RAM_FLAGS_MASK)) != wanted)
+            length = int(alien[0]) if len(alien) else count
+            if length:
+                self._note(headers[:length], kind, stride, self.at)
+                self.at += length * stride
+            if length < count:
+                return
+            attempt = min(attempt * 4, 1 << 16)
+
+    def _note(self, headers: NDArray[np.uint64], kind: int, stride: int, begin: int) -> None:
+        pages = (headers // np.uint64(stream.PAGE_BYTES)).astype(np.int64)
+        base = self.first_page[self.block]
+        limit = next(block.pages for block in self.blocks if block.name == self.block)
+        if pages.max() >= limit:
+            raise self.fail(f"page {int(pages.max())} of block {self.block!r}, which has {limit}")
+        if kind == stream.RAM_PAGE:
+            self.where[base + pages] = begin + 8 + np.arange(len(pages), dtype=np.int64) * stride
+        else:
+            values = np.ndarray((len(pages),), np.uint8, self.data, begin + 8, (stride,))
+            if values.any():
+                raise self.fail("page filled with one value other than zero")
+            self.where[base + pages] = _ZERO
+
+    def devices(self) -> bytes:
+        """Everything after RAM, without the end mark and the description that may follow it."""
+        tail = self.data[self.at :]
+        if tail.endswith(b"}"):
+            place = len(tail)
+            while (place := tail.rfind(b"\x00\x06", 0, place)) >= 0:
+                if struct.unpack_from(">I", tail, place + 2)[0] == len(tail) - place - 6:
+                    return tail[:place]
+            raise self.fail("the description that ends the stream has no beginning")
+        if not tail.endswith(b"\x00"):
+            raise self.fail("the stream has no end mark: QEMU did not finish it")
+        return tail[:-1]
+
+
+def parse(data: mmap.mmap) -> tuple[CapturedMemory, DeviceState]:
+    """Read a drained stream; :class:`errors.BadStream` names the offset where it makes no sense."""
+    parser = _Parser(data)
+    if parser.take_bytes(len(stream.MAGIC)) != stream.MAGIC:
+        raise parser.fail("not a migration stream of version 3")
+    configuration = parser.configuration()
+    parser.sections()
+    devices = parser.devices()
+    return CapturedMemory(parser.blocks, parser.where, data), DeviceState(configuration, devices)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU processes, known by pid and start time so that a pid that was given away is never signalled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloudlet_ext.hypervisor import errors
+
+LOG_NAME = "qemu.log"
+_LOG_TAIL_BYTES = 2000
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process began, in clock ticks since boot; None when there is none or it is a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *rest = stat[stat.rindex(")") + 2 :].split()
+    return None if state in "ZX" else int(rest[18])
+
+
+@dataclass(frozen=True)
+class QemuProcess:
+    """A QEMU process in its directory (sockets, console, log)."""
+
+    pid: int
+    started: int
+    directory: Path
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return start_ticks(self.pid) == self.started
+
+    @property
+    def monitor_path(self) -> Path:
+        """Socket of the monitor."""
+        return self.directory / "qmp.sock"
+
+    def log_tail(self) -> str:
+        """What it said last."""
+        try:
+            data = (self.directory / LOG_NAME).read_bytes()
+        except FileNotFoundError:
+            return "no message"
+        return data[-_LOG_TAIL_BYTES:].decode(errors="replace").strip() or "no message"
+
+    def died(self, stage: str) -> errors.QemuDied:
+        """The error that tells that it ended in a stage."""
+        return errors.QemuDied(stage=stage, reason=self.log_tail())
+
+    def kill(self, timeout_s: float = 10.0) -> None:
+        """End it, at once; nothing happens when it has ended already."""
+        if not self.alive:
+            self._reap()
+            return
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + timeout_s
+        while self.alive and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.005)
+        self._reap()
+
+    def _reap(self) -> None:
+        try:
+            os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
+
+
+def spawn(binary: str, arguments: list[str], directory: Path) -> QemuProcess:
+    """Start QEMU in ``directory``, in a session of its own; it outlives its parent."""
+    fifo = directory / "console.in"
+    if not fifo.exists():
+        os.mkfifo(fifo, 0o600)
+    # The pipe is held open for reading and writing by QEMU itself (an inherited descriptor), so that
+    # opening it does not wait for a writer and a writer that leaves does not end the input.
+    holder = os.open(fifo, os.O_RDWR)
+    log = os.open(directory / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        child = subprocess.Popen(
+            [binary, *arguments],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(holder,),
+            start_new_session=True,
+        )
+    except OSError as failure:
+        raise errors.QemuMissing(binary=binary, reason=str(failure)) from failure
+    finally:
+        os.close(holder)
+        os.close(log)
+    # The child is waited for by pid (kill, alive), not through this object.
+    child.returncode = 0
+    started = start_ticks(child.pid)
+    process = QemuProcess(child.pid, started if started is not None else -1, directory)
+    return process

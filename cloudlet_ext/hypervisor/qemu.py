@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The installed QEMU: where it is, its version, the machine types it knows."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from cloudlet_ext.hypervisor import errors
+
+OLDEST = (8, 2)
+"""``memory-backend-file`` maps read-only files privately (``readonly=on,rom=off``) from 8.2 on."""
+
+_PROBE_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """A QEMU binary. ``version`` is (major, minor, micro); ``machine_types`` are the versioned names."""
+
+    binary: str
+    version: tuple[int, int, int]
+    machine_types: tuple[str, ...]
+    newest_q35: str
+
+    @property
+    def version_text(self) -> str:
+        """For instance ``10.0.2``."""
+        return ".".join(map(str, self.version))
+
+
+def _output(binary: str, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            [binary, *arguments], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        raise errors.QemuMissing(binary=binary, reason=str(failure)) from failure
+    if done.returncode:
+        raise errors.QemuMissing(binary=binary, reason=done.stderr.strip() or f"exit status {done.returncode}")
+    return done.stdout
+
+
+def find() -> Qemu:
+    """The QEMU to use: ``$CLOUDLET_QEMU`` or ``qemu-system-x86_64``.
+
+    :class:`errors.QemuMissing` when there is none, :class:`errors.QemuTooOld` with the version found and the one needed.
+    """
+    name = os.environ.get("CLOUDLET_QEMU", "qemu-system-x86_64")
+    binary = shutil.which(name)
+    if binary is None:
+        raise errors.QemuMissing(binary=name, reason="no such program on PATH")
+    match = re.search(r"version (\d+)\.(\d+)\.(\d+)", _output(binary, "--version"))
+    if match is None:
+        raise errors.QemuMissing(binary=binary, reason="it does not tell its version")
+    major, minor, micro = (int(part) for part in match.groups())
+    if (major, minor) < OLDEST:
+        raise errors.QemuTooOld(
+            binary=binary, found=f"{major}.{minor}.{micro}", needed=".".join(map(str, OLDEST))
+        )
+    listing = _output(binary, "-machine", "help")
+    types = tuple(re.findall(r"^(pc-\S+)", listing, re.MULTILINE))
+    alias = re.search(r"^q35\s.*alias of (\S+?)\)", listing, re.MULTILINE)
+    if alias is None:
+        raise errors.QemuMissing(binary=binary, reason="it knows no q35 machine")
+    return Qemu(binary, (major, minor, micro), types, alias.group(1))
+
+
+def require_machine_type(qemu: Qemu, machine_type: str) -> None:
+    """:class:`errors.MachineTypeUnknown` when this QEMU cannot be that machine."""
+    if machine_type not in qemu.machine_types:
+        raise errors.MachineTypeUnknown(
+            needed=machine_type, version=qemu.version_text, newest=qemu.newest_q35
+        )
