@@ -17,8 +17,9 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from cloudlet_ext.engine.chunks import CHUNK_BYTES, ChunkReader, Chunks, Numbers
-from cloudlet_ext.engine.errors import ChunkOutOfRange, FillNeeded
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, SPAN_CHUNKS, ChunkReader, Chunks, Numbers
+from cloudlet_ext.engine.errors import ChunkOutOfRange, FillNeeded, OutputExists
+from cloudlet_ext.engine.output import no_space_named
 from cloudlet_ext.engine.qcow2_header import COPIED, MAX_BACKING_NAME, ZERO, build_header
 
 CLUSTER_BITS = 16
@@ -78,7 +79,7 @@ class Qcow2Writer:
 
         ``backing`` is written to the header as given. ``fill`` gives the backing's content, by
         chunk numbers of the disk; it is needed when clusters are written in part over a backing.
-        OSError when the file cannot be made.
+        OutputExists; OSError when the file cannot be made.
         """
         if virtual_bytes <= 0 or virtual_bytes % CHUNK_BYTES:
             raise ValueError(
@@ -87,14 +88,15 @@ class Qcow2Writer:
         name = None if backing is None else os.fspath(backing)
         if name is not None and len(os.fsencode(name)) > MAX_BACKING_NAME:
             raise ValueError(f"the backing name is longer than {MAX_BACKING_NAME} bytes: {name}")
+        if os.path.lexists(path):
+            raise OutputExists(path=str(path))
         return cls(Path(path), virtual_bytes, name, backing_format, fill)
 
     def write(self, numbers: Numbers, data: Chunks | None) -> None:
-        """Set chunks ``numbers`` (ascending, no repeats) to ``data`` (n, 4096), or to zeros when
-        None.
+        """Set chunks ``numbers`` (ascending, no repeats) to ``data`` (n, 4096), to zeros when None.
 
         May be called many times in any order, also for the same chunk: the last one holds.
-        ChunkOutOfRange; OSError.
+        ChunkOutOfRange; DiskFull, OSError, after which the writer can only be aborted.
         """
         if not len(numbers):
             return
@@ -106,23 +108,24 @@ class Qcow2Writer:
         if data is not None and data.shape != (len(numbers), CHUNK_BYTES):
             raise ValueError(f"data has shape {data.shape}, expected {(len(numbers), CHUNK_BYTES)}")
         clusters, bits = _bits(numbers)
-        if data is None:
-            self._write_zeros(numbers, clusters, bits)
-        else:
-            self._allocate(clusters)
-            self._write_data(numbers, data)
-            self._data[clusters] |= bits
-            self._zero[clusters] &= ~bits
+        with no_space_named(self.path):
+            if data is None:
+                self._write_zeros(numbers, clusters, bits)
+            else:
+                self._allocate(clusters)
+                self._write_data(numbers, data)
+                self._data[clusters] |= bits
+                self._zero[clusters] &= ~bits
 
     def _write_zeros(self, numbers: Numbers, clusters: Numbers, bits: NDArray[np.uint16]) -> None:
         zero, full = self._zero[clusters] | bits, self._full(clusters)
         whole = zero == full
         stale = clusters[~whole & ((self._data[clusters] & bits) != 0)]
         if len(stale):
-            mine = np.isin(numbers // CLUSTER_CHUNKS, stale)
-            self._write_data(
-                numbers[mine], np.zeros((int(mine.sum()), CHUNK_BYTES), dtype=np.uint8)
-            )
+            mine = numbers[np.isin(numbers // CLUSTER_CHUNKS, stale)]
+            for first in range(0, len(mine), SPAN_CHUNKS):
+                some = mine[first : first + SPAN_CHUNKS]
+                self._write_data(some, np.zeros((len(some), CHUNK_BYTES), dtype=np.uint8))
         self._zero[clusters] = zero
         self._data[clusters] &= ~bits
         # A cluster of zeros needs no place; the one it had is never handed out again, as it holds
@@ -157,17 +160,18 @@ class Qcow2Writer:
             view, offset = view[done:], offset + done
 
     def close(self) -> None:
-        """Complete partial clusters, write the tables, give the file its name. Aborted when that
-        fails.
+        """Complete partial clusters, write the tables, give the file its name; abort on errors.
 
-        FillNeeded; OSError (no space).
+        The content is left to the page cache: a server's disk need not outlive a power cut, and a
+        flush would cost more than all of the writing. FillNeeded; DiskFull, OSError.
         """
         if self._fd < 0:
             return
         try:
-            self._complete_clusters()
-            self._write_tables()
-            os.close(self._fd)
+            with no_space_named(self.path):
+                self._complete_clusters()
+                self._write_tables()
+                os.close(self._fd)
             self._fd = -1
             os.rename(self._temporary, self.path)
         except BaseException:
@@ -202,33 +206,30 @@ class Qcow2Writer:
             self._write_data(numbers, self._fill.read(numbers))
 
     def _write_tables(self) -> None:
-        zero = (self._host == 0) & (self._zero != 0)
-        entries = np.where(
-            self._host != 0, (self._host << CLUSTER_BITS).astype(np.uint64) | np.uint64(COPIED), 0
-        )
-        entries = entries.astype(np.uint64)
-        entries[zero] = ZERO
-        padded = np.zeros(self._l1_entries * _L2_ENTRIES, dtype=">u8")
-        padded[: len(entries)] = entries
-        tables = padded.reshape(self._l1_entries, _L2_ENTRIES)
-        used = np.flatnonzero(tables.any(axis=1))
-        l1 = np.zeros(self._l1_entries, dtype=">u8")
-        l1[used] = (
-            (self._next + np.arange(len(used), dtype=np.uint64)) << np.uint64(CLUSTER_BITS)
-        ) | np.uint64(COPIED)
         free = np.ones(self._next, dtype=np.bool_)
         free[: 1 + -(-self._l1_entries * 8 // CLUSTER_BYTES)] = False
         free[self._host[self._host != 0]] = False
-        self._pwrite(tables[used].tobytes(), self._next << CLUSTER_BITS)
+        l1 = np.zeros(self._l1_entries, dtype=">u8")
+        told = np.flatnonzero((self._host != 0) | (self._zero != 0))
+        for index in np.unique(told // _L2_ENTRIES).tolist():
+            l1[index] = (self._next << CLUSTER_BITS) | COPIED
+            self._pwrite(self._l2_table(index), self._next << CLUSTER_BITS)
+            self._next += 1
         self._pwrite(l1.tobytes(), CLUSTER_BYTES)
-        self._next += len(used)
         refcounts = self._write_refcounts(free)
         backing = None if self._backing is None else (self._backing, self._backing_format)
-        header = build_header(
-            self.virtual_bytes, CLUSTER_BITS, (CLUSTER_BYTES, self._l1_entries), refcounts, backing
-        )
+        l1_place = (CLUSTER_BYTES, self._l1_entries)
+        header = build_header(self.virtual_bytes, CLUSTER_BITS, l1_place, refcounts, backing)
         self._pwrite(header, 0)
         os.ftruncate(self._fd, self._next << CLUSTER_BITS)
+
+    def _l2_table(self, index: int) -> bytes:
+        part = slice(index * _L2_ENTRIES, (index + 1) * _L2_ENTRIES)
+        host, zero = self._host[part].astype(np.uint64), self._zero[part] != 0
+        table = np.zeros(_L2_ENTRIES, dtype=">u8")
+        stored = (host << np.uint64(CLUSTER_BITS)) | np.uint64(COPIED)
+        table[: len(host)] = np.where(host != 0, stored, np.where(zero, ZERO, 0).astype(np.uint64))
+        return table.tobytes()
 
     def _write_refcounts(self, free: NDArray[np.bool_]) -> tuple[int, int]:
         """Write the refcount blocks and, behind them, their table; gives its (offset, clusters)."""
