@@ -20,33 +20,23 @@ class FormatError(EngineError):
 
 
 class WrongMagic(FormatError):
-    msg_fmt = (
-        "%(path)s is not a cloudlet %(expected)s: it begins with %(found)r. Give a file that cloudlet has written."
-    )
+    msg_fmt = "%(path)s is not a cloudlet %(expected)s: it begins with %(found)r. Give a file that cloudlet has written."
 
 
 class UnsupportedVersion(FormatError):
-    msg_fmt = (
-        "%(path)s has format version %(found)d; this program knows version %(expected)d. Use a newer cloudlet."
-    )
+    msg_fmt = "%(path)s has format version %(found)d; this program knows version %(expected)d. Use a newer cloudlet."
 
 
 class UnknownFeature(FormatError):
-    msg_fmt = (
-        "%(path)s needs %(features)s, which this program does not know. Use a newer cloudlet."
-    )
+    msg_fmt = "%(path)s needs %(features)s, which this program does not know. Use a newer cloudlet."
 
 
 class Truncated(FormatError):
-    msg_fmt = (
-        "%(path)s ends too early: %(place)s should have %(expected)d bytes, %(found)d are there. Fetch it again."
-    )
+    msg_fmt = "%(path)s ends too early: %(place)s should have %(expected)d bytes, %(found)d are there. Fetch it again."
 
 
 class Damaged(FormatError):
-    msg_fmt = (
-        "%(path)s is damaged at %(place)s: digest %(found)s instead of %(expected)s. Fetch it again."
-    )
+    msg_fmt = "%(path)s is damaged at %(place)s: digest %(found)s instead of %(expected)s. Fetch it again."
 
 
 class Malformed(FormatError):
@@ -79,7 +69,9 @@ class OutputBusy(EngineError):
 
 class DiskFull(EngineError):
     exit_code = 8
-    msg_fmt = "No space left on the device of %(path)s. Make room and try again; nothing was left behind."
+    msg_fmt = (
+        "No space left on the device of %(path)s. Make room and try again; nothing was left behind."
+    )
 
 
 class SignatureError(EngineError):
@@ -97,7 +89,9 @@ class UnknownSigner(SignatureError):
 
 
 class BadSignature(SignatureError):
-    msg_fmt = "The signature of %(path)s by key %(signer)s does not fit its content. Do not use the file."
+    msg_fmt = (
+        "The signature of %(path)s by key %(signer)s does not fit its content. Do not use the file."
+    )
 
 
 class BadKey(SignatureError):
@@ -259,27 +253,11 @@ class SourceGaveUp(SourceError):
     )
 
 
-class SegmentCorrupt(FormatError):
-    """A segment is not what the file's segment table says."""
-
-    msg_fmt = (
-        "%(source)s: segment %(number)d at offset %(offset)d is corrupt: expected %(expected)s, "
-        "found %(found)s. Fetch or create the file again."
-    )
-
-
 class FetchClosed(EngineError):
     """Content was waited for and its fetcher was closed."""
 
     exit_code = 6
     msg_fmt = "fetching from %(source)s was stopped."
-
-
-class StoreFull(EngineError):
-    """No room for the content that arrives."""
-
-    exit_code = 8
-    msg_fmt = "cannot write %(bytes)d bytes in %(directory)s: %(reason)s. Make room there."
 
 
 class SourceUnreadable(SourceError):

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HttpSource: a file on a web server, read by Range requests over kept-alive connections."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urljoin
+
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.util import Url, parse_url
+from urllib3.util.ssl_match_hostname import CertificateError
+
+from cloudlet_ext.engine.errors import (
+    SourceClosed,
+    SourceError,
+    SourceInterrupted,
+    SourceRefused,
+    SourceTooSlow,
+    SourceUntrusted,
+)
+from cloudlet_ext.engine.http_answer import Answer, Request, Version, check_answer
+from cloudlet_ext.engine.http_connection import Connection, Scissors, new_connection
+from cloudlet_ext.engine.link_meter import LinkMeter
+from cloudlet_ext.engine.patience import Patience, resumed
+
+MAX_REDIRECTS = 5
+REDIRECTS = (301, 302, 303, 307, 308)
+
+PIECE_BYTES = 256 * 1024
+"""Most bytes per read call."""
+
+CRUMB_BYTES = 8 * 1024
+CRUMB_PAUSE_S = 0.002
+"""A read that gave less than a crumb is followed by a pause, so that a thin link does not wake the
+process for every packet."""
+
+AHEAD_BYTES = 64 * 1024
+"""Least that a read fetches: the header, manifest and tables of a file are read one after the
+other, and each request costs a round trip."""
+
+FIRST_ATTEMPTS = 3
+"""Attempts as long as the source has never answered: it is more likely mistyped than
+interrupted."""
+
+
+@dataclass(frozen=True)
+class SourcePolicy:
+    """What URLs may be read, and how patiently.
+
+    ``hosts``: allowed host names, empty for any. ``local_allowed``: loopback and link-local
+    addresses may be contacted. ``timeout_s`` limits connecting, an answer's header, and every
+    silence. ``min_rate_bytes_per_s`` is the least average over ``timeout_s`` of waiting for a body.
+    ``headers`` are sent to the URL's own origin only, not to where it redirects. ``ca_file``: PEM
+    file of the certificate authorities to trust instead of the system's.
+    """
+
+    schemes: tuple[str, ...] = ("https", "http")
+    hosts: tuple[str, ...] = ()
+    local_allowed: bool = True
+    timeout_s: float = 10.0
+    min_rate_bytes_per_s: int = 1024
+    patience: Patience = Patience()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    ca_file: str | None = None
+
+    def check(self, text: str) -> Url:
+        """The parts of the URL ``text``; SourceRefused if it may not be read."""
+        try:
+            url = parse_url(text)
+        except LocationParseError as error:
+            raise SourceRefused(source=text, reason="it is not a URL") from error
+        shown = _shown(url)
+        if url.scheme not in self.schemes:
+            allowed = " or ".join(self.schemes)
+            raise SourceRefused(source=shown, reason=f"its scheme must be {allowed}")
+        if not url.host or (self.hosts and url.host not in self.hosts):
+            raise SourceRefused(source=shown, reason=f"host {url.host} is not allowed")
+        if url.auth:
+            raise SourceRefused(source=shown, reason="a URL must not hold a user or password")
+        return url
+
+
+class HttpSource:
+    """A file at a URL. Its ETag or date and its size are pinned by the first answer."""
+
+    def __init__(self, url: str, policy: SourcePolicy | None = None) -> None:
+        """Does not contact the server. SourceRefused if ``policy`` forbids ``url``."""
+        self._policy = policy or SourcePolicy()
+        self._url = self._target = self._policy.check(url)
+        self._name = _shown(self._url)
+        self._version: Version | None = None
+        self.size_bytes: int | None = None
+        """Size of the file; None before the first answer."""
+        self._meter = LinkMeter()
+        self._scissors = Scissors()
+        self._context = ssl.create_default_context(cafile=self._policy.ca_file)
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._ahead: tuple[int, bytes] = (0, b"")
+
+    @property
+    def rate_bytes_per_s(self) -> float | None:
+        """Measured rate of the link without round trips; None before about 64 KiB were read."""
+        return self._meter.rate_bytes_per_s
+
+    @property
+    def latency_s(self) -> float:
+        """Shortest time seen from a request to its first byte, seconds."""
+        return self._meter.latency_s
+
+    def describe(self) -> str:
+        """The URL without its query, which may hold secrets."""
+        return self._name
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes at ``offset``, resumed if broken off. ShortRead, SourceError.
+
+        A small read fetches some bytes more, for a read that goes on from there.
+        """
+        with self._lock:
+            start, ahead = self._ahead
+        skip = offset - start
+        known = ahead[skip : skip + length] if 0 <= skip <= len(ahead) else b""
+        missing = length - len(known)
+        if not missing:
+            return known
+        data = b"".join(
+            self._resumed(offset + len(known), max(missing, AHEAD_BYTES), least=missing)
+        )
+        if len(data) > missing:
+            with self._lock:
+                self._ahead = (offset + length, data[missing:])
+        return known + data[:missing]
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
+        """The same in pieces as they come."""
+        return self._resumed(offset, length, least=length)
+
+    def attempt(self, offset: int, length: int) -> Iterator[bytes]:
+        """The same without trying again: SourceInterrupted when the transfer breaks off."""
+        return self._attempt(Request(self._name, offset, length, length))
+
+    def close(self) -> None:
+        """Cut every transfer and close every connection."""
+        self._scissors.close()
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.discard()
+
+    def __enter__(self) -> HttpSource:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _resumed(self, offset: int, length: int, least: int) -> Iterator[bytes]:
+        patience = self._policy.patience
+        if self._version is None:
+            attempts = min(FIRST_ATTEMPTS, patience.attempts)
+            patience = dataclasses.replace(patience, attempts=attempts)
+
+        def attempt(at: int, rest: int) -> Iterator[bytes]:
+            return self._attempt(Request(self._name, at, rest, least - (at - offset)))
+
+        return resumed(attempt, offset, length, patience, self._scissors.closed)
+
+    def _attempt(self, request: Request) -> Iterator[bytes]:
+        if self.size_bytes is not None and request.offset + request.length > self.size_bytes:
+            length = self.size_bytes - request.offset
+            if length < request.least:
+                raise request.too_short(self.size_bytes)
+            request = dataclasses.replace(request, length=length)
+        if request.length <= 0:
+            return
+        connection, response, answer = self._ask(request)
+        reusable = False
+        try:
+            yield from self._body(request, answer, response)
+            reusable = response.closed
+        finally:
+            if reusable and not self._scissors.closed.is_set():
+                with self._lock:
+                    self._idle.append(connection)
+            else:
+                connection.discard()
+
+    def _body(
+        self, request: Request, answer: Answer, response: BaseHTTPResponse
+    ) -> Iterator[bytes]:
+        got, pace = 0, Pace(self._policy)
+        self._meter.begin()
+        try:
+            while got < answer.length:
+                rest = answer.length - got
+                with self._translated(request.offset + got), pace:
+                    piece = response.read1(min(rest, PIECE_BYTES))
+                if not piece:
+                    raise self._interrupted(request.offset + got, "the body ended too early")
+                if got:  # The first piece came, in part, before it was waited for.
+                    self._meter.count(len(piece))
+                got += len(piece)
+                if pace.too_slow(len(piece)):
+                    raise SourceTooSlow(
+                        source=self._name,
+                        offset=request.offset + got,
+                        reason=f"less than {self._policy.min_rate_bytes_per_s} bytes per second",
+                    )
+                yield piece
+                if len(piece) < CRUMB_BYTES < rest - len(piece):
+                    time.sleep(CRUMB_PAUSE_S)
+        finally:
+            self._meter.end()
+
+    def _ask(self, request: Request) -> tuple[Connection, BaseHTTPResponse, Answer]:
+        """Send a request, following redirects; the answer with its header checked."""
+        url = self._target
+        for _ in range(MAX_REDIRECTS + 1):
+            connection, response = self._exchange(url, request)
+            try:
+                if response.status in REDIRECTS:
+                    url = self._redirected(url, response.headers.get("Location", ""))
+                    connection.discard()
+                    continue
+                answer = check_answer(request, response.status, response.headers, self._version)
+            except SourceError:
+                self._target = self._url  # A redirect may lead elsewhere next time.
+                connection.discard()
+                raise
+            with self._lock:
+                if self._version is None:
+                    self._version = answer.version
+                    self.size_bytes = answer.version.size
+            self._target = url
+            return connection, response, answer
+        raise SourceRefused(
+            source=self._name, reason=f"it redirects more than {MAX_REDIRECTS} times"
+        )
+
+    def _redirected(self, url: Url, location: str) -> Url:
+        target = self._policy.check(urljoin(url.url, location))
+        if url.scheme == "https" and target.scheme != "https":
+            raise SourceRefused(
+                source=self._name, reason=f"it redirects from https to {_shown(target)}"
+            )
+        return target
+
+    def _exchange(self, url: Url, request: Request) -> tuple[Connection, BaseHTTPResponse]:
+        """One request and its answer's header. A kept connection that the server has given up
+        meanwhile is replaced once."""
+        while True:
+            connection = self._connection(url)
+            kept = connection.is_connected
+            try:
+                with (
+                    self._translated(request.offset),
+                    self._scissors.deadline(connection.key, self._policy.timeout_s),
+                ):
+                    return connection, self._send(connection, url, request)
+            except SourceInterrupted:
+                connection.discard()
+                if not kept:
+                    raise
+            except BaseException:
+                connection.discard()
+                raise
+
+    def _send(self, connection: Connection, url: Url, request: Request) -> BaseHTTPResponse:
+        if not connection.is_connected:
+            connection.connect()
+        last = request.offset + request.length - 1
+        headers = {
+            "Range": f"bytes={request.offset}-{last}",
+            "Accept-Encoding": "identity",
+            "User-Agent": "cloudlet-ext",
+        }
+        if self._version is not None:
+            headers |= self._version.condition
+        if _origin(url) == _origin(self._url):
+            headers |= dict(self._policy.headers)
+        start = time.monotonic()
+        connection.request(
+            "GET", url.request_uri, headers=headers, preload_content=False, decode_content=False
+        )
+        response = connection.getresponse()
+        self._meter.answered(time.monotonic() - start)
+        return response
+
+    def _connection(self, url: Url) -> Connection:
+        origin = _origin(url)
+        with self._lock:
+            for connection in reversed(self._idle):
+                if connection.origin == origin:
+                    self._idle.remove(connection)
+                    if connection.is_connected:
+                        return connection
+                    connection.discard()
+        return new_connection(
+            origin,
+            name=self._name,
+            scissors=self._scissors,
+            timeout_s=self._policy.timeout_s,
+            context=self._context,
+            local_allowed=self._policy.local_allowed,
+        )
+
+    @contextlib.contextmanager
+    def _translated(self, offset: int) -> Iterator[None]:
+        """Errors of the library, as ours."""
+        try:
+            yield
+        except (ssl.SSLCertVerificationError, CertificateError) as error:
+            raise SourceUntrusted(source=self._name, reason=error) from error
+        except (HTTPError, http.client.HTTPException, OSError) as error:
+            raise self._interrupted(offset, str(error) or type(error).__name__) from error
+
+    def _interrupted(self, offset: int, reason: str) -> SourceError:
+        if self._scissors.closed.is_set():
+            return SourceClosed(source=self._name)
+        return SourceInterrupted(source=self._name, offset=offset, reason=reason)
+
+
+class Pace:
+    """Rate of one body over the time spent waiting for it; time when the reader was busy is not
+    counted."""
+
+    def __init__(self, policy: SourcePolicy) -> None:
+        self._window_s = policy.timeout_s
+        self._least_bytes = policy.min_rate_bytes_per_s * policy.timeout_s
+        self._waited_s = 0.0
+        self._bytes = 0
+
+    def __enter__(self) -> None:
+        self._waited_s -= time.monotonic()
+
+    def __exit__(self, *exc: object) -> None:
+        self._waited_s += time.monotonic()
+
+    def too_slow(self, length: int) -> bool:
+        """Count ``length`` bytes; whether a whole window of waiting brought too few."""
+        self._bytes += length
+        if self._waited_s < self._window_s:
+            return False
+        slow = self._bytes < self._least_bytes
+        self._waited_s, self._bytes = 0.0, 0
+        return slow
+
+
+def _origin(url: Url) -> tuple[str, str, int | None]:
+    return url.scheme or "", url.host or "", url.port
+
+
+def _shown(url: Url) -> str:
+    return Url(url.scheme, None, url.host, url.port, url.path).url
