@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged and foreign images are refused with an error that names the place, and never crash the reader."""
+"""Damaged and foreign images are refused with an error that names the place."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def u64(data: bytes, offset: int) -> int:
+def u64(data: bytes | bytearray, offset: int) -> int:
     return int(struct.unpack_from(">Q", data, offset)[0])
 
 

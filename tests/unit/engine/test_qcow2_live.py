@@ -53,7 +53,7 @@ def images(tmp_path: Path) -> tuple[Path, Path]:
     base, top = tmp_path / "base.qcow2", tmp_path / "top.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", base, "64M"], check=True)
     subprocess.run(["qemu-io", "-c", "write -P 1 0 32M", base], check=True, capture_output=True)
-    backed = ["-b", base, "-F", "qcow2"]
+    backed: list[str | Path] = ["-b", base, "-F", "qcow2"]
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backed, top], check=True)
     return base, top
 

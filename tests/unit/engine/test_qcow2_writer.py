@@ -27,7 +27,8 @@ CHUNKS = 16 * 40 + 5
 
 
 def run(*command: str | Path) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -242,7 +243,8 @@ except DiskFull as error:
 
 def test_full_disk(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=4m tmpfs {tmp_path}"
-    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+    trial = subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False)
+    if trial.returncode:
         pytest.skip("no user namespaces here to mount a small file system in")
     command = f'{mount} && exec "$0" -c "$1" {tmp_path}'
     assert run("unshare", "-rm", "sh", "-c", command, sys.executable, FILL_THE_DISK) == "8 []\n"
