@@ -60,6 +60,8 @@ debian_sources() {
 
 # digest_of PATH...: one digest over names, modes and content.
 digest_of() {
-  find "$@" -type f -printf '%p %m\n' -o -type l -printf '%p %l\n' | LC_ALL=C sort | sha256sum
-  find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
-} 
+  {
+    find "$@" -type f -printf '%p %m\n' -o -type l -printf '%p %l\n' | LC_ALL=C sort
+    find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+  } | sha256sum | cut -d' ' -f1
+}
