@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cloudlet_ext.engine.chunks import CHUNK_BYTES, ChunkReader, Chunks, Numbers, is_zero
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, SPAN_CHUNKS, Chunks, Numbers, is_zero
 from cloudlet_ext.engine.digest import ChunkDigests, chunk_digests, digest, file_digest
 from cloudlet_ext.engine.errors import Damaged, FileMissing, Malformed, PartMissing, Truncated
 from cloudlet_ext.engine.index import DigestIndex, build_index, open_index
@@ -23,10 +23,10 @@ from cloudlet_ext.engine.manifest import (
     encode_parts,
     encode_regions,
 )
-from cloudlet_ext.engine.mapped_file import MappedFile
-from cloudlet_ext.engine.output import sync_folder
+from cloudlet_ext.engine.output import seal_file, sync_folder
 from cloudlet_ext.engine.progress import Progress, no_progress
 from cloudlet_ext.engine.qcow2 import Qcow2Image
+from cloudlet_ext.engine.raw_image import RawImage
 
 VERSION = 1
 MANIFEST_NAME, DISK_NAME, MEMORY_NAME = "manifest.json", "disk.qcow2", "memory"
@@ -34,7 +34,6 @@ DEVICE_NAME, INDEX_NAME, KERNEL_NAME, INITRD_NAME = "device", "index", "kernel",
 REQUIRED_PARTS = (DEVICE_NAME, INDEX_NAME)
 OPTIONAL_PARTS = (KERNEL_NAME, INITRD_NAME)
 
-_VERIFY_CHUNKS = 1024
 _MANIFEST_LIMIT_BYTES = 16 << 20
 
 
@@ -67,13 +66,17 @@ def decode_base_manifest(data: bytes, path: str) -> BaseManifest:
     """Read and check the manifest of a base; Malformed names the field."""
     reader = ManifestReader(data, path, {"machine", "parts", "regions", "version"})
     reader.number(reader.document["version"], "version", VERSION, VERSION)
-    return BaseManifest(reader.layout(), reader.machine(), reader.parts(REQUIRED_PARTS, OPTIONAL_PARTS))
+    return BaseManifest(
+        reader.layout(), reader.machine(), reader.parts(REQUIRED_PARTS, OPTIONAL_PARTS)
+    )
 
 
 class Base:
     """A base directory: manifest.json, disk.qcow2, memory, device, index and perhaps kernel and initrd."""
 
-    def __init__(self, folder: Path, manifest: BaseManifest, disk: Qcow2Image | None, memory: MappedFile) -> None:
+    def __init__(
+        self, folder: Path, manifest: BaseManifest, disk: Qcow2Image | None, memory: RawImage
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self._disk = disk
@@ -89,7 +92,9 @@ class Base:
             raise FileMissing(path=str(folder))
         path = _part_path(folder, MANIFEST_NAME)
         if path.stat().st_size > _MANIFEST_LIMIT_BYTES:
-            raise Malformed(path=str(path), place="its size", reason="it is too large for a manifest")
+            raise Malformed(
+                path=str(path), place="its size", reason="it is too large for a manifest"
+            )
         manifest = decode_base_manifest(path.read_bytes(), str(path))
         for name, part in manifest.parts.items():
             _check_size(_part_path(folder, name), part.bytes)
@@ -102,7 +107,7 @@ class Base:
                 place="its header",
                 reason=f"a disk of {disk.virtual_bytes} bytes, {layout.disk_bytes} in the manifest",
             )
-        return cls(folder, manifest, disk, MappedFile(folder / MEMORY_NAME))
+        return cls(folder, manifest, disk, RawImage.open(folder / MEMORY_NAME))
 
     @property
     def base_id(self) -> str:
@@ -155,26 +160,35 @@ class Base:
 
     def read(self, numbers: Numbers) -> Chunks:
         """Content of the chunks ``numbers`` (global, any order), shape (n, 4096); safe for threads."""
-        out = np.empty((len(numbers), CHUNK_BYTES), dtype=np.uint8)
         disk_chunks = self.layout.disk_chunks
         in_memory = numbers >= disk_chunks
+        # Most spans lie in one region: no second copy for them.
         if in_memory.all():
-            self._memory.read_into(out, None, numbers - disk_chunks)
-            return out
-        if in_memory.any():
-            rows = np.flatnonzero(in_memory)
-            self._memory.read_into(out, rows, numbers[rows] - disk_chunks)
+            return self._memory.read(numbers - disk_chunks)
+        if self._disk is not None and not in_memory.any():
+            return self._disk.read(numbers)
+        out = np.empty((len(numbers), CHUNK_BYTES), dtype=np.uint8)
+        rows = np.flatnonzero(in_memory)
+        out[rows] = self._memory.read(numbers[rows] - disk_chunks)
         rows = np.flatnonzero(~in_memory)
-        assert self._disk is not None
-        out[rows] = self._disk.read(numbers[rows])
+        if len(rows) and self._disk is not None:
+            out[rows] = self._disk.read(numbers[rows])
         return out
+
+    def allocated(self) -> Numbers:
+        """Ascending numbers of the chunks that may be other than zero: the rest is holes of the files."""
+        memory = self._memory.allocated() + self.layout.disk_chunks
+        if self._disk is None:
+            return memory
+        numbers, zero = self._disk.changed()
+        return np.concatenate([numbers[~zero], memory])
 
     def verify(self, progress: Progress = no_progress) -> None:
         """Read everything and compare it with the manifest; raises Damaged, which names the part."""
         for name, part in self.manifest.parts.items():
             path = self.folder / name
             _check_digest(path, file_digest(path), part)
-        found = compute_index(self, self.layout, progress)
+        found = compute_index(self, progress)
         if digest(found.encode()) != bytes.fromhex(self.manifest.parts[INDEX_NAME].digest):
             raise Damaged(
                 path=str(self.folder),
@@ -196,16 +210,18 @@ class Base:
         self.close()
 
 
-def compute_index(reader: ChunkReader, layout: Layout, progress: Progress = no_progress) -> DigestIndex:
-    """Digest every non-zero chunk that ``reader`` gives, 4 MiB at a time."""
+def compute_index(base: Base, progress: Progress = no_progress) -> DigestIndex:
+    """Digest every non-zero chunk of ``base``, 1 MiB at a time."""
+    layout = base.layout
+    allocated = base.allocated()
 
     def parts() -> Iterator[tuple[Numbers, ChunkDigests]]:
-        for first in range(0, layout.total_chunks, _VERIFY_CHUNKS):
-            numbers = np.arange(first, min(first + _VERIFY_CHUNKS, layout.total_chunks))
-            content = reader.read(numbers)
+        for first in range(0, len(allocated), SPAN_CHUNKS):
+            numbers = allocated[first : first + SPAN_CHUNKS]
+            content = base.read(numbers)
             used = ~is_zero(content)
             yield numbers[used], chunk_digests(content[used])
-            progress((int(numbers[-1]) + 1) * CHUNK_BYTES, layout.total_chunks * CHUNK_BYTES)
+            progress((first + len(numbers)) * CHUNK_BYTES, len(allocated) * CHUNK_BYTES)
 
     return build_index(layout.disk_chunks, layout.total_chunks, parts())
 
@@ -226,16 +242,17 @@ def finish_base(
     disk = Qcow2Image.open(_part_path(folder, DISK_NAME)) if layout.disk_chunks else None
     _check_size(_part_path(folder, MEMORY_NAME), layout.memory_bytes)
     unfinished = BaseManifest(layout, machine, {})
-    with Base(folder, unfinished, disk, MappedFile(folder / MEMORY_NAME)) as content:
-        (folder / INDEX_NAME).write_bytes(compute_index(content, layout, progress).encode())
+    with Base(folder, unfinished, disk, RawImage.open(folder / MEMORY_NAME)) as content:
+        (folder / INDEX_NAME).write_bytes(compute_index(content, progress).encode())
     parts = {}
     for name in REQUIRED_PARTS + OPTIONAL_PARTS:
         path = folder / name
         if path.exists():
             parts[name] = Part(path.stat().st_size, file_digest(path).hex())
     (folder / MANIFEST_NAME).write_bytes(BaseManifest(layout, machine, parts).encode())
-    for path in folder.iterdir():
-        path.chmod(0o444)
+    for name in (MANIFEST_NAME, DISK_NAME, MEMORY_NAME, *parts):
+        if (folder / name).exists():
+            seal_file(folder / name)
     sync_folder(folder)
     return Base.open(folder)
 
@@ -252,7 +269,9 @@ def _check_size(path: Path, expected: int) -> None:
     if found < expected:
         raise Truncated(path=str(path), place="the file", expected=expected, found=found)
     if found > expected:
-        raise Malformed(path=str(path), place="its end", reason=f"{found} bytes where {expected} belong")
+        raise Malformed(
+            path=str(path), place="its end", reason=f"{found} bytes where {expected} belong"
+        )
 
 
 def _check_digest(path: Path, found: bytes, part: Part) -> None:

@@ -17,13 +17,18 @@ from backports import zstd
 
 from cloudlet_ext.engine.errors import Malformed
 
-LEVELS = (1, 3, 6, 9, 12, 15, 19)
-
 _WINDOW_LOG_MAX = 27
 """128 MiB: what a reader must be able to hold for a frame; a segment with its prefix needs 2 MiB."""
 
 _Parameter = zstd.CompressionParameter
-_SEGMENT_LOG = 21
+
+_FAR: dict[int, int] = {_Parameter.window_log: 21, _Parameter.hash_log: 17}
+_LOW_LEVEL_OPTIONS = {1: _FAR, 2: _FAR}
+"""Levels 1 and 2 look back half a segment and forget most of it, but the base's version of a page is a segment away.
+
+Measured on 51 segments: 10.26 -> 9.29 MB at level 1, 9.57 -> 9.19 MB at level 2, for 0.05 s of 0.13 s. From level 3 on
+the window is large enough; long-distance matching gains nothing there, and loses 1 % from level 6 on.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,8 @@ def compress(content: Content, level: int) -> bytes:
     options: dict[int, int] = {_Parameter.compression_level: level}
     dictionary = None
     if content.prefix:
-        # Without this, low levels look back 512 KiB only, and the base's version of a page is 1 MiB away.
-        options[_Parameter.window_log] = _window_log(len(content.data) + len(content.prefix))
-        options[_Parameter.enable_long_distance_matching] = 1
+        if level in _LOW_LEVEL_OPTIONS:
+            options |= _LOW_LEVEL_OPTIONS[level]
         dictionary = zstd.ZstdDict(content.prefix, is_raw=True).as_prefix
     compressor = zstd.ZstdCompressor(options=options, zstd_dict=dictionary)
     compressor.set_pledged_input_size(len(content.data))
@@ -62,11 +66,15 @@ def decompress(stored: bytes, size: int, prefix: bytes, path: str, place: str) -
         raise Malformed(path=path, place=place, reason=f"it is no zstd frame: {error}") from error
     if len(data) > size:
         raise Malformed(
-            path=path, place=place, reason=f"it unpacks to more than the {size} bytes that it declares"
+            path=path,
+            place=place,
+            reason=f"it unpacks to more than the {size} bytes that it declares",
         )
     if len(data) < size or not decompressor.eof or decompressor.unused_data:
         raise Malformed(
-            path=path, place=place, reason=f"it does not unpack to the {size} bytes that it declares"
+            path=path,
+            place=place,
+            reason=f"it does not unpack to the {size} bytes that it declares",
         )
     return data
 
@@ -93,7 +101,3 @@ def compress_all(
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _window_log(size: int) -> int:
-    return max(10, (size - 1).bit_length())

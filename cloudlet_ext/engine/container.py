@@ -57,12 +57,18 @@ class Container:
         """Raise Truncated or Damaged unless ``stored`` is what the manifest says of ``segment``."""
         if len(stored) != segment.stored_bytes:
             raise Truncated(
-                path=self.path, place=segment.place, expected=segment.stored_bytes, found=len(stored)
+                path=self.path,
+                place=segment.place,
+                expected=segment.stored_bytes,
+                found=len(stored),
             )
         found = digest(stored)
         if found != segment.digest:
             raise Damaged(
-                path=self.path, place=segment.place, expected=segment.digest.hex(), found=found.hex()
+                path=self.path,
+                place=segment.place,
+                expected=segment.digest.hex(),
+                found=found.hex(),
             )
 
     def unpack(self, segment: SegmentInfo, stored: bytes, prefix: bytes = b"") -> bytes:
@@ -108,7 +114,9 @@ def open_container(source: ByteSource, kind: bytes) -> Container:
         )
     has_prefix = any(segment.prefix for segment in manifest.segments)
     if has_prefix != bool(header.features & PREFIX):
-        raise Malformed(path=path, place="the header", reason="feature prefix does not fit the segments")
+        raise Malformed(
+            path=path, place="the header", reason="feature prefix does not fit the segments"
+        )
     return Container(source, header, manifest)
 
 
@@ -121,7 +129,13 @@ class SegmentSpool:
         self.stored_bytes = 0
 
     def add(
-        self, kind: str, stored: bytes, size: int, section: str = "", slots: int = 0, prefix: bool = False
+        self,
+        kind: str,
+        stored: bytes,
+        size: int,
+        section: str = "",
+        slots: int = 0,
+        prefix: bool = False,
     ) -> None:
         """Add a compressed segment of ``size`` bytes of content."""
         write_all(self._file.fileno(), stored)
@@ -185,14 +199,20 @@ def write_container(fd: int, kind: bytes, manifest: Manifest, spool: SegmentSpoo
 def _manifest(stored: bytes, header: Header, path: str) -> Manifest:
     place = "the manifest"
     if len(stored) != header.manifest_stored_bytes:
-        raise Truncated(path=path, place=place, expected=header.manifest_stored_bytes, found=len(stored))
+        raise Truncated(
+            path=path, place=place, expected=header.manifest_stored_bytes, found=len(stored)
+        )
     found = digest(stored)
     if found != header.stored_digest:
-        raise Damaged(path=path, place=place, expected=header.stored_digest.hex(), found=found.hex())
+        raise Damaged(
+            path=path, place=place, expected=header.stored_digest.hex(), found=found.hex()
+        )
     plain = decompress(stored, header.manifest_bytes, b"", path, place)
     found = digest(plain)
     if found != header.manifest_digest:
-        raise Damaged(path=path, place=place, expected=header.manifest_digest.hex(), found=found.hex())
+        raise Damaged(
+            path=path, place=place, expected=header.manifest_digest.hex(), found=found.hex()
+        )
     return decode_manifest(plain, path, is_base=header.kind == BASE)
 
 

@@ -77,9 +77,20 @@ def decode_header(data: bytes, path: str, kind: bytes) -> Header:
         raise WrongMagic(path=path, expected=_KIND_NAMES[kind], found=bytes(data[:8]))
     if len(data) < HEADER_BYTES:
         raise Truncated(path=path, place="the header", expected=HEADER_BYTES, found=len(data))
-    (_, found_kind, version, features, stored, size, manifest_digest, key, signature, stored_digest, reserved, own) = (
-        _FIELDS.unpack_from(data)
-    )
+    (
+        _,
+        found_kind,
+        version,
+        features,
+        stored,
+        size,
+        manifest_digest,
+        key,
+        signature,
+        stored_digest,
+        reserved,
+        own,
+    ) = _FIELDS.unpack_from(data)
     if version != VERSION:
         raise UnsupportedVersion(path=path, expected=VERSION, found=version)
     computed = digest(data[:_DIGEST_AT])
@@ -104,7 +115,9 @@ def decode_header(data: bytes, path: str, kind: bytes) -> Header:
 
 def _check_features(features: int, path: str) -> None:
     unknown = [
-        f"feature {bit}" for bit in range(64) if features >> bit & 1 and 1 << bit not in _FEATURE_NAMES
+        f"feature {bit}"
+        for bit in range(64)
+        if features >> bit & 1 and 1 << bit not in _FEATURE_NAMES
     ]
     if unknown:
         raise UnknownFeature(path=path, features=", ".join(unknown))

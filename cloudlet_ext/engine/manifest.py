@@ -14,7 +14,14 @@ from cloudlet_ext.engine.errors import Malformed
 from cloudlet_ext.engine.layout import Layout, Region
 from cloudlet_ext.engine.table import encoded_bytes_limit
 
-TABLE, DEVICE, ORDER, CHUNKS, KERNEL, INITRD = "table", "device", "order", "chunks", "kernel", "initrd"
+TABLE, DEVICE, ORDER, CHUNKS, KERNEL, INITRD = (
+    "table",
+    "device",
+    "order",
+    "chunks",
+    "kernel",
+    "initrd",
+)
 SEGMENT_KINDS = (TABLE, DEVICE, ORDER, KERNEL, INITRD, CHUNKS)
 """Kinds in the order in which their segments stand in a file."""
 
@@ -143,7 +150,9 @@ def encode_parts(parts: dict[str, Part]) -> dict[str, dict[str, Any]]:
 class ManifestReader:
     """Checks of JSON fields; every refusal is a Malformed that names the field."""
 
-    def __init__(self, data: bytes, path: str, fields: set[str], optional: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, data: bytes, path: str, fields: set[str], optional: frozenset[str] = frozenset()
+    ) -> None:
         self.path = path
         try:
             document = json.loads(data)
@@ -204,7 +213,11 @@ class ManifestReader:
             if not isinstance(row, list) or len(row) != 3:
                 self.refuse(field, "it is not [name, kind, chunks]")
             name, kind, chunks = row
-            if not isinstance(name, str) or not 0 < len(name.encode()) <= _NAME_LIMIT or not name.isprintable():
+            if (
+                not isinstance(name, str)
+                or not 0 < len(name.encode()) <= _NAME_LIMIT
+                or not name.isprintable()
+            ):
                 self.refuse(field, f"{name!r:.40} is not a name")
             if kind not in ("disk", "memory") or (kind == "disk" and regions):
                 self.refuse(field, f"kind {kind!r:.40} is not allowed here")
@@ -249,7 +262,7 @@ def decode_manifest(data: bytes, path: str, is_base: bool) -> Manifest:
         layout,
         reader.machine(),
         _segments(reader, layout, is_base),
-        reader.parts(("device",  "index"), ("kernel", "initrd")) if is_base else None,
+        reader.parts(("device", "index"), ("kernel", "initrd")) if is_base else None,
     )
 
 
@@ -266,7 +279,9 @@ def _segments(reader: ManifestReader, layout: Layout, is_base: bool) -> tuple[Se
     ranks = [_rank(segment) for segment in segments]
     for number in range(1, len(ranks)):
         if ranks[number] < ranks[number - 1]:
-            reader.refuse(f"segment {number}", f"a {segments[number].kind} segment cannot stand here")
+            reader.refuse(
+                f"segment {number}", f"a {segments[number].kind} segment cannot stand here"
+            )
     kinds = [segment.kind for segment in segments]
     for kind in (TABLE, DEVICE, ORDER):
         if kinds.count(kind) != 1 and not (kind == ORDER and kinds.count(kind) == 0):
@@ -285,10 +300,14 @@ def _rank(segment: SegmentInfo) -> tuple[int, int]:
     return SEGMENT_KINDS.index(segment.kind), section
 
 
-def _segment(reader: ManifestReader, row: Any, number: int, first_slot: int, layout: Layout) -> SegmentInfo:
+def _segment(
+    reader: ManifestReader, row: Any, number: int, first_slot: int, layout: Layout
+) -> SegmentInfo:
     field = f"segment {number}"
     if not isinstance(row, list) or len(row) != 7:
-        reader.refuse(field, "it is not [kind, section, stored bytes, bytes, digest, slots, prefix]")
+        reader.refuse(
+            field, "it is not [kind, section, stored bytes, bytes, digest, slots, prefix]"
+        )
     kind, section, stored, size, digest, slots, prefix = row
     if kind not in SEGMENT_KINDS:
         reader.refuse(field, f"unknown kind {kind!r:.40}")
@@ -300,7 +319,9 @@ def _segment(reader: ManifestReader, row: Any, number: int, first_slot: int, lay
         most = min(TABLE_LIMIT_BYTES, encoded_bytes_limit(layout.total_chunks))
     else:
         most = SEGMENT_LIMIT_BYTES
-    reader.number(stored, f"{field}, stored bytes", 1, TABLE_LIMIT_BYTES if kind == TABLE else most + 1024)
+    reader.number(
+        stored, f"{field}, stored bytes", 1, TABLE_LIMIT_BYTES if kind == TABLE else most + 1024
+    )
     reader.number(size, f"{field}, bytes", 0, most)
     least = 1 if kind == CHUNKS else 0
     reader.number(slots, f"{field}, slots", least, SEGMENT_SLOTS if kind == CHUNKS else 0)
@@ -308,6 +329,14 @@ def _segment(reader: ManifestReader, row: Any, number: int, first_slot: int, lay
         reader.refuse(field, f"{size} bytes for {slots} slots")
     reader.digest(digest, f"{field}, digest")
     return SegmentInfo(
-        number, kind, section, 0, stored, size, bytes.fromhex(digest),
-        first_slot if kind == CHUNKS else 0, slots, prefix,
+        number,
+        kind,
+        section,
+        0,
+        stored,
+        size,
+        bytes.fromhex(digest),
+        first_slot if kind == CHUNKS else 0,
+        slots,
+        prefix,
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cloudlet_ext.engine.errors import DiskFull, OutputBusy, OutputExists
+from cloudlet_ext.engine.errors import DiskFull, FileMissing, OutputBusy, OutputExists
 
 _COPY_BYTES = 16 << 20
 
@@ -42,6 +42,14 @@ def atomic_output(path: Path, replace: bool = False) -> Iterator[int]:
         sync_folder(path.parent)
 
 
+def check_output(path: Path, replace: bool = False) -> None:
+    """Tell early what atomic_output would tell late: OutputExists, FileMissing when the folder is not there."""
+    if not replace and path.exists():
+        raise OutputExists(path=str(path))
+    if not path.absolute().parent.is_dir():
+        raise FileMissing(path=str(path.absolute().parent))
+
+
 @contextmanager
 def no_space_named(path: Path) -> Iterator[None]:
     """Turn ENOSPC and EDQUOT inside the block into DiskFull of ``path``."""
@@ -60,6 +68,24 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def seal_file(path: Path) -> None:
+    """Make the file durable and read-only."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.fchmod(fd, 0o444)
+    finally:
+        os.close(fd)
+
+
+def pwrite_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:

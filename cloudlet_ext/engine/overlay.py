@@ -131,9 +131,7 @@ class OverlayFile:
             progress(segment.offset + segment.stored_bytes, self.file_bytes)
 
 
-def segment_prefix(
-    table: ChunkTable, first_slot: int, slots: int, base: ChunkReader
-) -> bytes:
+def segment_prefix(table: ChunkTable, first_slot: int, slots: int, base: ChunkReader) -> bytes:
     """What the base has at the homes of ``slots`` slots from ``first_slot`` on, without zero chunks."""
     content = base.read(table.homes[first_slot : first_slot + slots])
     return content[~is_zero(content)].tobytes()

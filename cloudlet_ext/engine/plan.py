@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -75,17 +75,19 @@ def plan_overlay(
     memory_pages: Changes,
     scratch: Path,
     progress: Progress = no_progress,
+    after_disk: Callable[[], None] = lambda: None,
 ) -> OverlayPlan:
     """Find out what each changed chunk is; chunks not among the changes are unchanged.
 
     ``scratch``: folder for the stored content (a file without a name). Reads 1 MiB at a time; DiskFull when the
-    scratch folder has no room.
+    scratch folder has no room. ``after_disk`` is called when the disk's reader is not needed any more.
     """
     total = len(disk_changes.numbers) + len(memory_pages.numbers)
     planner = _Planner(base, SlotFile(scratch), progress, total)
     try:
-        for changes in (disk_changes, memory_pages):
-            planner.add(changes)
+        planner.add(disk_changes)
+        after_disk()
+        planner.add(memory_pages)
         return OverlayPlan(base, planner.table(), planner.slots)
     except BaseException:
         planner.slots.close()
