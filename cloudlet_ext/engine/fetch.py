@@ -33,8 +33,8 @@ from cloudlet_ext.engine.source import Source
 LOG = logging.getLogger(__name__)
 
 CONNECTIONS = 6
-"""Four requests fill the link (link_window.REQUESTS), two are kept free for wanted segments; it is
-also what web servers are used to from browsers."""
+"""Four requests fill the link, two are kept free for wanted segments; it is also what web servers
+are used to from browsers."""
 
 WANTED_CONNECTIONS = 2
 
@@ -85,8 +85,8 @@ class Fetcher:
         self._store = store
         self._unpack = unpack
         self._on_arrival = on_arrival
-        wanted_only = min(WANTED_CONNECTIONS, connections - 1)
-        self._plan = FetchPlan(self._segments, connections - wanted_only)
+        self._wanted_only = min(WANTED_CONNECTIONS, connections - 1)
+        self._plan = FetchPlan(self._segments, connections - self._wanted_only)
         self._link = LinkWindow(source.latency_s)
         self._window = self._link.now(source.rate_bytes_per_s)
         self._patience = patience
@@ -115,6 +115,7 @@ class Fetcher:
 
     def start(self) -> None:
         """Begin to fetch."""
+        self._source.warm(self._wanted_only)
         for thread in self._threads + self._unpackers:
             thread.start()
 
@@ -242,8 +243,11 @@ class Fetcher:
                 if delay == 0:
                     before = self._plan.in_flight_bytes
                     self._window = self._link.now(self._source.rate_bytes_per_s)
+                    was_idle = self._plan.is_idle(self._window)
                     span = self._plan.take(self._window)
                     if span is not None:
+                        if was_idle and not span.is_wanted:
+                            self._link.was_idle()
                         return Transfer(span, self._window, before)
                     delay = None
                 self._change.wait(delay)

@@ -55,6 +55,7 @@ class FetchPlan:
         self._next = 0
         self._whole = 0
         self._bulk_in_flight = 0
+        self._is_held = True
         self.in_flight_bytes = 0
         self.held_bytes = 0
 
@@ -72,10 +73,23 @@ class FetchPlan:
     def take(self, window: Window) -> Span | None:
         """The next request to make, or None if none may be made now."""
         span = self._take_wanted(window) or self._take_bulk(window)
+        if self._awaited:
+            self._is_held = True
+        elif self.in_flight_bytes > window.held_bytes:
+            self._is_held = False
         if span is not None:
             self.in_flight_bytes += span.length
             self._bulk_in_flight += not span.is_wanted
         return span
+
+    def is_idle(self, window: Window) -> bool:
+        """Whether less is in flight than the link brings in a round trip, although nothing held it."""
+        return (
+            self.in_flight_bytes <= window.held_bytes
+            and not self._is_held
+            and window.bulk_bytes > window.quantum_bytes
+            and self.held_bytes < HELD_LIMIT_BYTES // 2
+        )
 
     def has_room(self, window: Window) -> bool:
         """Whether take() may give a request now. Cheap, and not exact."""

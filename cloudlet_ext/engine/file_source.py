@@ -106,6 +106,9 @@ class FileSource:
                 if self._closed and not self._readers:
                     os.close(self._fd)
 
+    def warm(self, connections: int) -> None:
+        """Nothing to do."""
+
     def close(self) -> None:
         """Close the file; a read in another thread ends first."""
         with self._lock:

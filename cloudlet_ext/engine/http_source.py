@@ -148,6 +148,27 @@ class HttpSource:
         """The same without trying again: SourceInterrupted when the transfer breaks off."""
         return self._attempt(Request(self._name, offset, length, length))
 
+    def warm(self, connections: int) -> None:
+        """Open connections in the background until ``connections`` are idle. A failure is not told:
+        the next request meets it."""
+        with self._lock:
+            missing = connections - len(self._idle)
+        for number in range(missing):
+            threading.Thread(target=self._open_idle, name=f"warm-{number}", daemon=True).start()
+
+    def _open_idle(self) -> None:
+        connection = self._new_connection(self._target)
+        try:
+            with (
+                self._translated(0),
+                self._scissors.deadline(connection.key, self._policy.timeout_s),
+            ):
+                connection.connect()
+        except SourceError:
+            connection.discard()
+        else:
+            self._keep(connection)
+
     def close(self) -> None:
         """Cut every transfer and close every connection."""
         self._scissors.close()
@@ -187,9 +208,8 @@ class HttpSource:
             yield from self._body(request, answer, response)
             reusable = response.closed
         finally:
-            if reusable and not self._scissors.closed.is_set():
-                with self._lock:
-                    self._idle.append(connection)
+            if reusable:
+                self._keep(connection)
             else:
                 connection.discard()
 
@@ -303,8 +323,19 @@ class HttpSource:
                     if connection.is_connected:
                         return connection
                     connection.discard()
+        return self._new_connection(url)
+
+    def _keep(self, connection: Connection) -> None:
+        with self._lock:
+            is_open = not self._scissors.closed.is_set()
+            if is_open:
+                self._idle.append(connection)
+        if not is_open:
+            connection.discard()
+
+    def _new_connection(self, url: Url) -> Connection:
         return new_connection(
-            origin,
+            _origin(url),
             name=self._name,
             scissors=self._scissors,
             timeout_s=self._policy.timeout_s,

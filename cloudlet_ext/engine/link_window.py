@@ -7,18 +7,22 @@ import math
 import time
 from dataclasses import dataclass
 
-QUEUE_S = 0.1
-"""Bytes asked for beyond what the round trip needs, as time. A link then stays full although
-threads are woken late (tens of milliseconds on two busy cores); a wanted segment waits this long at
-most."""
+LEAST_QUEUE_S = 0.1
+MOST_QUEUE_S = 0.3
+"""Bytes asked for beyond what the round trip needs, as time: a wanted segment waits this long at most.
+It begins at the least and grows when the link was found idle, which happens when the processors are
+so busy that threads are woken late."""
 
-REQUESTS = 4
-"""Requests that share a window. When one ends, the other three keep the link full for a round
-trip."""
+QUANTA = 3
+"""Requests to a window: when one ends, two thirds of a window are still on the way, which is more
+than the link brings in a round trip."""
 
-LEAST_QUANTUM_BYTES = 64 * 1024
+LEAST_QUANTUM_BYTES = 32 * 1024
 MOST_QUANTUM_BYTES = 2 * 1024 * 1024
 """A request below costs the link more than 1 % in headers; above, nothing is gained."""
+
+FIRST_BULK_BYTES = 256 * 1024
+"""In flight as long as the rate is not known."""
 
 FORGET_PEAK_S = 10.0
 """Time constant of forgetting the highest rate seen: a short dip must not narrow the window."""
@@ -44,6 +48,7 @@ class LinkWindow:
     def __init__(self, latency_s: float) -> None:
         self._latency_s = latency_s
         self._latency_at_s = time.monotonic()
+        self._queue_s = LEAST_QUEUE_S
         self._peak = 0.0
         self._peak_at_s = 0.0
 
@@ -54,12 +59,18 @@ class LinkWindow:
         self._peak = max(self._peak, rate_bytes_per_s or 0.0)
         self._peak_at_s = now
         latency = self._latency_s
-        bulk = int(self._peak * max(latency + QUEUE_S, 1.5 * latency))
-        quantum = min(max(bulk // REQUESTS, LEAST_QUANTUM_BYTES), MOST_QUANTUM_BYTES)
-        bulk = min(max(bulk, 2 * quantum), REQUESTS * MOST_QUANTUM_BYTES)
+        bulk = int(self._peak * max(latency + self._queue_s, 2 * latency))
+        if not self._peak:
+            bulk = FIRST_BULK_BYTES
+        quantum = min(max(bulk // QUANTA, LEAST_QUANTUM_BYTES), MOST_QUANTUM_BYTES)
+        bulk = min(max(bulk, 4 * quantum), 4 * MOST_QUANTUM_BYTES)
         if now - self._latency_at_s > LATENCY_AGE_S:
             bulk = quantum
         return Window(quantum, bulk, int(self._peak * latency))
+
+    def was_idle(self) -> None:
+        """Too little was in flight to keep the link full, for no good reason."""
+        self._queue_s = min(self._queue_s * 1.25, MOST_QUEUE_S)
 
     def sample(self, latency_s: float, in_flight_bytes: int, window: Window) -> None:
         """A first byte came ``latency_s`` after a request made with ``in_flight_bytes`` in

@@ -38,6 +38,11 @@ class Source(Protocol):
         """The same without trying again: SourceInterrupted when the transfer breaks off."""
         ...
 
+    def warm(self, connections: int) -> None:
+        """Have ``connections`` open ahead of their use, so that a later request costs one round
+        trip. Does not wait, and raises nothing."""
+        ...
+
     def close(self) -> None:
         """End every transfer (its reader gets SourceClosed) and free everything. Idempotent."""
         ...

@@ -49,20 +49,29 @@ def base_node(path: Path, image_format: str) -> dict[str, Any]:
     return node
 
 
-def top_node(files: Files) -> dict[str, Any]:
-    """Block node of a server's own layer, with what is below."""
-    backing: dict[str, Any] | None
+def disk_nodes(files: Files) -> list[dict[str, Any]]:
+    """Block nodes of a server's disk, bottom first; the last one is its own layer.
+
+    What is below is a node of its own: as part of the layer's options it would be mixed with the name in its header.
+    """
+    below: str | None = None
+    nodes = []
     if files.view_socket is not None:
         server = {"type": "unix", "path": str(files.view_socket)}
         nbd = {"driver": "nbd", "server": server, "export": "disk", "read-only": True}
-        backing = {"driver": "raw", "node-name": VIEW_NODE, "file": nbd, "read-only": True}
+        below = VIEW_NODE
+        nodes.append({"driver": "raw", "node-name": below, "file": nbd, "read-only": True})
     elif files.base_disk is not None:
-        backing = base_node(files.base_disk, files.base_format)
-    else:
-        backing = None
-    return file_node(
-        files.disk, "qcow2", TOP_NODE, discard="unmap", **{"detect-zeroes": "unmap", "backing": backing}
-    )
+        below = BASE_NODE
+        nodes.append(base_node(files.base_disk, files.base_format))
+    nodes.append(top_node(files.disk, below))
+    return nodes
+
+
+def top_node(disk: Path, below: str | None) -> dict[str, Any]:
+    """Block node of a server's own layer over the node ``below``."""
+    more = {"discard": "unmap", "detect-zeroes": "unmap", "backing": below}
+    return file_node(disk, "qcow2", TOP_NODE, **more)
 
 
 def devices(machine: MachineDescription, generation: str) -> list[str]:
@@ -128,7 +137,8 @@ def command_line(
         arguments += ["-kernel", str(files.kernel), "-append", machine.kernel_cmdline or ""]
         if machine.direct_initrd and files.initrd is not None:
             arguments += ["-initrd", str(files.initrd)]
-    arguments += ["-blockdev", json.dumps(top_node(files))]
+    for node in disk_nodes(files):
+        arguments += ["-blockdev", json.dumps(node)]
     network = "".join(f",hostfwd={rule}" for rule in forwards)
     arguments += ["-netdev", f"user,id=net0{network}"]
     arguments += ["-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off"]

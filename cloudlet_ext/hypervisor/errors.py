@@ -99,3 +99,29 @@ class NbdSocketUnusable(HypervisorError):
         "The disk's socket %(path)s cannot be made: %(reason)s. Choose a directory that can be written, "
         "with a path of at most 107 bytes, and remove what has that name."
     )
+
+
+class AgentSilent(HypervisorError):
+    """No guest agent answers."""
+
+    msg_fmt = "The guest agent does not answer: %(reason)s. Install and start qemu-guest-agent in the guest."
+
+
+class AgentRefused(HypervisorError):
+    """The guest agent answered with an error."""
+
+    msg_fmt = "The guest agent refused %(command)s: %(reason)s."
+
+
+class ImageUnusable(HypervisorError):
+    """A disk image cannot be used."""
+
+    exit_code = 3
+    msg_fmt = "The image %(path)s cannot be used: %(reason)s."
+
+
+class AcceleratorUnknown(HypervisorError):
+    """CLOUDLET_ACCEL has a value that means nothing."""
+
+    exit_code = 2
+    msg_fmt = "CLOUDLET_ACCEL is %(found)r, expected kvm or tcg."

@@ -19,7 +19,7 @@ _MUST_MATCH = ("accelerator", "machine_type", "cpu", "vcpus", "memory_bytes", "d
 class MachineDescription:
     """The guest-visible machine. Sizes in bytes; ``mac`` is the address that the captured guest had.
 
-    ``model`` numbers the set of devices and their addresses (:func:`cloudlet_ext.hypervisor.command_line.devices`);
+    ``model`` numbers the set of devices and their addresses (:func:`cloudlet_ext.hypervisor.command_line.devices`); ``agent`` tells that the captured guest ran a guest agent;
     ``direct_kernel`` tells that QEMU loads a kernel (and an initrd) that are parts of the base.
     """
 
@@ -33,6 +33,7 @@ class MachineDescription:
     kernel_cmdline: str | None = None
     direct_kernel: bool = False
     direct_initrd: bool = False
+    agent: bool = False
     model: int = 1
     qemu_version: str = ""
 

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Migrate a guest out of QEMU into a file: the live part, the switch, the drain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloudlet_ext.hypervisor import errors
+from cloudlet_ext.hypervisor.capture import CapturedMemory, StreamDrain, parse
+from cloudlet_ext.hypervisor.device_state import DeviceState
+from cloudlet_ext.hypervisor.process import QemuProcess
+from cloudlet_ext.hypervisor.qmp import Monitor
+
+_HINT_BANDWIDTH = 4096
+"""Bytes/s while the guest names its free pages: the stream must not overtake it."""
+
+_HINT_LIMIT_S = 1.5
+_HINT_QUIET_S = 0.08
+_HINT_STEP_BYTES = 1 << 20
+"""The guest has named its free pages when less than this was added for ``_HINT_QUIET_S``; a 256 MiB guest under
+emulation needs 0.16 s."""
+
+_DOWNTIME_LIMIT_MS = 20
+_LIVE_LIMIT_S = 20.0
+_TIMEOUT_S = 600.0
+_SETTLED = {"completed", "failed", "cancelled"}
+
+
+@dataclass(frozen=True)
+class CapturedState:
+    """A captured guest. ``paused_at``: time.monotonic() when it stopped; ``was_running`` before the capture."""
+
+    memory: CapturedMemory
+    state: DeviceState
+    paused_at: float
+    was_running: bool
+
+
+@contextmanager
+def captured(
+    process: QemuProcess, monitor: Monitor, scratch: Path, progress: Callable[[int, int], None]
+) -> Iterator[CapturedState]:
+    """Take the state of a guest; inside the block it is paused (QEMU state ``postmigrate``), disks are flushed.
+
+    The guest runs while most of its memory is copied, unless it dirties memory faster than that. After a failure
+    it runs on as before. The caller decides how it goes on after the capture.
+    """
+    path = process.directory / "capture.sock"
+    path.unlink(missing_ok=True)
+    was_running = monitor.status() == "running"
+    drain = StreamDrain(path, scratch)
+    try:
+        paused_at = _migrate(process, monitor, drain, was_running, progress)
+        memory, state = parse(drain.finish(_TIMEOUT_S))
+        yield CapturedState(memory, state, paused_at, was_running)
+    except BaseException:
+        _give_up(process, monitor, was_running)
+        raise
+    finally:
+        drain.close()
+
+
+def _migrate(
+    process: QemuProcess,
+    monitor: Monitor,
+    drain: StreamDrain,
+    live: bool,
+    progress: Callable[[int, int], None],
+) -> float:
+    bandwidth = _HINT_BANDWIDTH if live else 0
+    monitor.execute("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=_DOWNTIME_LIMIT_MS)
+    began = time.monotonic()
+    monitor.execute("migrate", uri="unix:capture.sock")
+    if live:
+        _wait_for_hints(monitor)
+        monitor.execute("migrate-set-parameters", max_bandwidth=0)
+    stopped: float | None = None if live else began
+    while True:
+        info = monitor.execute("query-migrate")
+        status = info.get("status")
+        if status in _SETTLED:
+            break
+        ram = info.get("ram", {})
+        progress(drain.bytes_drained, drain.bytes_drained + int(ram.get("remaining", 0)))
+        if stopped is None and time.monotonic() - began > _LIVE_LIMIT_S:
+            # It dirties memory faster than it can be copied: it has to wait after all.
+            stopped = time.monotonic()
+            monitor.execute("stop")
+        if not process.alive:
+            raise process.died("its state was captured")
+        time.sleep(0.003)
+    if status != "completed":
+        raise errors.CaptureFailed(reason=info.get("error-desc") or f"migration {status}")
+    if stopped is None:
+        stopped = time.monotonic() - int(info.get("downtime", 0)) / 1000
+    return stopped
+
+
+def _wait_for_hints(monitor: Monitor) -> None:
+    """Wait until the guest's balloon driver has named the free memory (a guest without one names nothing)."""
+    began = quiet_since = time.monotonic()
+    lowest: int | None = None
+    while time.monotonic() - began < _HINT_LIMIT_S and time.monotonic() - quiet_since < _HINT_QUIET_S:
+        remaining = monitor.execute("query-migrate").get("ram", {}).get("remaining")
+        if remaining is not None and (lowest is None or remaining < lowest - _HINT_STEP_BYTES):
+            lowest = remaining
+            quiet_since = time.monotonic()
+        time.sleep(0.01)
+
+
+def _give_up(process: QemuProcess, monitor: Monitor, was_running: bool) -> None:
+    """Let the guest go on as before."""
+    if not process.alive:
+        return
+    try:
+        if monitor.execute("query-migrate").get("status") in {"setup", "active", "device", "pre-switchover"}:
+            monitor.execute("migrate_cancel")
+            monitor.wait_status({"running", "paused", "postmigrate"}, 10)
+        if was_running and monitor.status() in {"paused", "postmigrate"}:
+            monitor.execute("cont")
+    except errors.MonitorFailed:
+        if process.alive:
+            raise

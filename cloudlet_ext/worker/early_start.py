@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Early start: the guest runs while its overlay arrives."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, Numbers
+from cloudlet_ext.engine.errors import EngineError
+from cloudlet_ext.engine.fetch import Fetcher
+from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
+from cloudlet_ext.engine.source import Source
+from cloudlet_ext.hypervisor import command_line
+from cloudlet_ext.hypervisor.errors import HypervisorError
+from cloudlet_ext.hypervisor.nbd import NbdServer
+from cloudlet_ext.hypervisor.postcopy import PostcopySource
+from cloudlet_ext.hypervisor.resume import connect
+from cloudlet_ext.worker import errors, layer, pages, probe, server, starting
+
+if TYPE_CHECKING:
+    from cloudlet_ext.worker.synthesis import Synthesis
+
+VIEW_SOCKET = "view.sock"
+_RUN_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Seconds since the request until the first reply (None: not asked for) and until all was here."""
+
+    first_reply_s: float | None
+    resident_s: float
+    reply: bytes
+
+
+class Recorder:
+    """Notes which chunks a guest asks for, in order; ``order`` has each once."""
+
+    def __init__(self, disk_chunks: int) -> None:
+        self._disk_chunks = disk_chunks
+        self._seen: dict[int, None] = {}
+        self._lock = threading.Lock()
+        self.recording = True
+
+    def pages(self, numbers: Numbers) -> None:
+        """Memory pages, counted from the first one."""
+        self._note((numbers + self._disk_chunks).tolist())
+
+    def disk(self, offset: int, length: int) -> None:
+        """A read of the disk, in bytes."""
+        self._note(range(offset // CHUNK_BYTES, -(-(offset + length) // CHUNK_BYTES)))
+
+    def _note(self, numbers: Any) -> None:
+        with self._lock:
+            if self.recording:
+                self._seen.update(dict.fromkeys(numbers))
+
+    @property
+    def order(self) -> Numbers:
+        """Chunk numbers in order of first need."""
+        with self._lock:
+            return np.fromiter(self._seen, dtype=np.int64)
+
+
+def make_top_layer(guest: server.Server, base: Base) -> None:
+    """Make the guest's own, empty disk layer. Its backing is the layer that will be there at the end."""
+    disk = guest.folder / server.DISK_NAME
+    Qcow2Writer.create(disk, base.layout.disk_bytes, backing=server.FILL_NAME).close()
+
+
+def launch(guest: server.Server, base: Base) -> None:
+    """Start QEMU on the top layer, with plain RAM; the NBD server must be there."""
+    files = replace(starting.base_files(base, memory=False), view_socket=Path(VIEW_SOCKET))
+    guest.launch(files, incoming=True)
+    capability = {"capability": "postcopy-ram", "state": True}
+    guest.monitor.execute("migrate-set-capabilities", capabilities=[capability])
+
+
+def prepare(run: Synthesis, waiting: probe.Probe | None) -> None:
+    """Forward the ports that were asked for and those that the probe needs."""
+    for guest_port, host_port in run.request.forwards.items():
+        run.guest.forward(guest_port, host_port)
+    if waiting is not None:
+        waiting.prepare(run.guest)
+
+
+class _Disk:
+    """The disk below the guest's own layer, as the NBD server reads it."""
+
+    def __init__(self, run: Synthesis) -> None:
+        self._run = run
+        self.fetcher: Fetcher | None = None
+        self.open = threading.Event()
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """Whole chunks; waits for those that are not here and has them fetched first."""
+        self.open.wait()
+        assert self.fetcher is not None
+        first, end = offset // CHUNK_BYTES, (offset + length) // CHUNK_BYTES
+        numbers = np.arange(first, end, dtype=np.int64)
+        missing = self._run.view.segments(numbers[~self._run.view.ready(numbers)])
+        if missing:
+            self.fetcher.want(missing)
+            self.fetcher.wait(missing)
+        return memoryview(np.ascontiguousarray(self._run.view.read(numbers))).cast("B")
+
+
+def bring_up(
+    run: Synthesis, source: Source, launcher: Any, waiting: probe.Probe | None, recorder: Recorder | None
+) -> Answered:
+    """Run the guest at once, feed it, and take everything that stands in for its disk away at the end."""
+    guest, report = run.guest, run.report
+    disk = _Disk(run)
+    report.stage("start")
+    with contextlib.ExitStack() as stack:
+        nbd = NbdServer(
+            guest.folder / VIEW_SOCKET,
+            run.base.layout.disk_bytes,
+            disk.read,
+            name="disk",
+            on_read=recorder.disk if recorder else None,
+        )
+        stack.callback(nbd.close)
+        launcher.begin()
+        feed: list[PostcopySource] = []
+        fetcher = stack.enter_context(
+            run.fetcher(source, lambda _: _arrived(run, fetcher, feed))
+        )
+        disk.fetcher = fetcher
+        disk.open.set()
+        order = run.overlay.load_order()
+        supply = pages.MemorySupply(run.base, run.view.table, run.view, run.store, fetcher, order)
+        launcher.ready()
+        prepare(run, waiting)
+        with _feeding(run, supply, fetcher, recorder, feed) as feeder:
+            guest.monitor.wait_status({"running", "paused"}, _RUN_TIMEOUT_S)
+            guest.monitor.execute("cont")
+            run.running_s = report.elapsed_s
+            report.stage("run")
+            first_reply_s, reply = None, b""
+            if waiting is not None:
+                reply = _reply(run, waiting, fetcher)
+                first_reply_s = report.elapsed_s
+                report.note(f"first reply after {first_reply_s:.2f} s")
+            if recorder is not None:
+                recorder.recording = False
+                feed[0].hold_push = False
+                feed[0].wake()
+            feeder.join()
+            feeder.check()
+            resident_s = report.elapsed_s
+            run.pages_requested = feed[0].pages_requested
+        _wait_all(run, fetcher)
+        report.stage("disk")
+        _take_over_disk(run)
+    return Answered(first_reply_s, max(resident_s, report.elapsed_s), reply)
+
+
+def _arrived(run: Synthesis, fetcher: Fetcher, feed: list[PostcopySource]) -> None:
+    run.report.progress(fetcher.bytes_fetched, run.overlay.file_bytes)
+    for source in feed:
+        source.wake()
+
+
+class _Feeder(threading.Thread):
+    """Runs the post-copy source; the guest's reply is waited for meanwhile."""
+
+    def __init__(self, source: PostcopySource) -> None:
+        super().__init__(name="feed", daemon=True)
+        self._source = source
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Thread."""
+        try:
+            self._source.run()
+        except BaseException as failure:  # raised again in check()
+            self.failure = failure
+
+    def check(self) -> None:
+        """Raise what ended the feeding early."""
+        if self.failure is not None:
+            raise self.failure
+
+
+@contextlib.contextmanager
+def _feeding(
+    run: Synthesis,
+    supply: pages.MemorySupply,
+    fetcher: Fetcher,
+    recorder: Recorder | None,
+    feed: list[PostcopySource],
+) -> Iterator[_Feeder]:
+    guest = run.guest
+    guest.monitor.execute("migrate-incoming", uri="unix:incoming.sock")
+    with connect(guest.folder / "incoming.sock") as connection:
+        source = PostcopySource(
+            connection,
+            pages.ram_blocks(run.base.layout),
+            run.state,
+            supply,
+            on_request=recorder.pages if recorder else None,
+        )
+        source.hold_push = recorder is not None
+        feed.append(source)
+        feeder = _Feeder(source)
+        watcher = threading.Thread(target=_watch, args=(fetcher, feeder, source), name="watch", daemon=True)
+        try:
+            source.start()
+            feeder.start()
+            watcher.start()
+            yield feeder
+        except (HypervisorError, errors.WorkerError) as failure:
+            raise _cause(run, fetcher, failure) from failure
+        finally:
+            source.stop()
+            if feeder.ident is not None:
+                feeder.join()
+
+
+def _watch(fetcher: Fetcher, feeder: _Feeder, source: PostcopySource) -> None:
+    """Thread: end the feeding when the overlay will not come."""
+    while feeder.is_alive():
+        if fetcher.failed is not None:
+            source.stop()
+            return
+        time.sleep(0.05)
+
+
+def _cause(run: Synthesis, fetcher: Fetcher, failure: Exception) -> Exception:
+    """What really went wrong: the overlay's source, QEMU itself, or what was seen."""
+    if fetcher.failed is not None:
+        return errors.SourceLost(overlay=run.overlay.path, reason=str(fetcher.failed))
+    if not run.guest.process.alive:
+        return run.guest.process.died("its memory was arriving")
+    return failure
+
+
+def _reply(run: Synthesis, waiting: probe.Probe, fetcher: Fetcher) -> bytes:
+    """Wait for the probe; time in which the guest is paused because nothing arrives does not count."""
+    deadline = run.request.timeout_s
+    while True:
+        try:
+            return probe.wait(waiting, run.guest, deadline).content
+        except errors.ProbeTimedOut:
+            if fetcher.failed is not None or not fetcher.is_stalled:
+                raise
+
+
+def _wait_all(run: Synthesis, fetcher: Fetcher) -> None:
+    try:
+        fetcher.wait_all()
+    except EngineError as failure:
+        raise errors.SourceLost(overlay=run.overlay.path, reason=str(failure)) from failure
+
+
+def _take_over_disk(run: Synthesis) -> None:
+    """Write the overlay's disk part to a layer of its own and put it below the guest's in place of the NBD server."""
+    guest, monitor = run.guest, run.guest.monitor
+    fill = guest.folder / server.FILL_NAME
+    layer.write_layer(run.view, run.base, fill)
+    monitor.execute("blockdev-add", **command_line.base_node(run.base.disk_path, "qcow2"))
+    node = command_line.file_node(
+        Path(server.FILL_NAME), "qcow2", command_line.FILL_NODE, backing=command_line.BASE_NODE
+    )
+    node["read-only"] = node["file"]["read-only"] = True
+    monitor.execute("blockdev-add", **node)
+    top = command_line.top_node(Path(server.DISK_NAME), command_line.FILL_NODE)
+    monitor.execute("blockdev-reopen", options=[top])
+    monitor.execute("blockdev-del", node_name=command_line.VIEW_NODE)
+    guest.update(layers=(server.DISK_NAME, server.FILL_NAME))

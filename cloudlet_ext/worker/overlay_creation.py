@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Overlay creation: what a server has become, told as the difference to its base."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.chunks import Chunks, Numbers
+from cloudlet_ext.engine.layout import Layout
+from cloudlet_ext.engine.output import check_output
+from cloudlet_ext.engine.overlay_writer import OverlaySummary, write_overlay
+from cloudlet_ext.engine.plan import Changes, OverlayPlan, plan_overlay
+from cloudlet_ext.engine.qcow2 import Qcow2Image, Qcow2Layers
+from cloudlet_ext.hypervisor import migration
+from cloudlet_ext.hypervisor.agent import GuestAgent
+from cloudlet_ext.hypervisor.capture import CapturedMemory
+from cloudlet_ext.hypervisor.errors import HypervisorError, MachineMismatch
+from cloudlet_ext.worker import clone, errors, server
+from cloudlet_ext.worker.home import Home
+from cloudlet_ext.worker.report import Report
+
+RUNNING, STOPPED, DELETED = "running", "stopped", "deleted"
+_TRIM_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class OverlayResult:
+    """An overlay that was written. ``pause_s``: how long the guest stood still (until its end, when it was not kept)."""
+
+    summary: OverlaySummary
+    create_s: float
+    pause_s: float
+    base_id: str
+
+
+class _MemoryReader:
+    """Captured pages by chunk number."""
+
+    def __init__(self, memory: CapturedMemory, offset: int) -> None:
+        self._memory, self._offset = memory, offset
+
+    def read(self, numbers: Numbers) -> Chunks:
+        return self._memory.read(numbers - self._offset)
+
+
+def create_overlay(
+    home: Home,
+    server_name: str,
+    out: Path,
+    *,
+    keep: str,
+    level: int | str,
+    report: Report,
+    trim: bool = True,
+    overwrite: bool = False,
+) -> OverlayResult:
+    """Make an overlay of a running server. After a failure the server goes on as before."""
+    check_output(out, overwrite)
+    with home.lock("server", server_name):
+        guest = server.load_running(home, server_name)
+        if guest.record.base_id is None:
+            raise errors.BaseMissing(overlay=server_name, base_id="none", known="")
+        _, base = home.find_base(guest.record.base_id, server_name)
+        began = report.elapsed_s
+        with base, contextlib.closing(guest):
+            has_agent = clone.has_agent(guest)
+            if trim and has_agent:
+                report.stage("trim")
+                _trim(guest)
+            report.stage("capture")
+            with _plan(home, guest, base, keep, report) as planned:
+                report.stage("compress")
+                machine = replace(guest.machine, mac=guest.record.mac, agent=has_agent)
+                summary = write_overlay(
+                    out,
+                    planned.plan,
+                    machine.to_dict(),
+                    planned.state,
+                    level=level,
+                    replace=overwrite,
+                    progress=report.progress,
+                )
+            if keep == DELETED:
+                guest.destroy()
+            return OverlayResult(summary, report.elapsed_s - began, planned.pause_s, base.base_id)
+
+
+class _Planned:
+    """A plan, the device state beside it, and the guest's pause in seconds."""
+
+    def __init__(self, plan: OverlayPlan, state: bytes, pause_s: float) -> None:
+        self.plan, self.state, self.pause_s = plan, state, pause_s
+
+    def __enter__(self) -> _Planned:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.plan.close()
+
+
+def _plan(home: Home, guest: server.Server, base: Base, keep: str, report: Report) -> _Planned:
+    with (
+        migration.captured(guest.process, guest.monitor, home.scratch, report.progress) as capture,
+        contextlib.ExitStack() as opened,
+    ):
+        check_layout(base.layout, capture.memory)
+        layers = Qcow2Layers([opened.enter_context(Qcow2Image.open(path)) for path in guest.layers])
+        pauses: list[float] = []
+
+        def disk_done() -> None:
+            """The disk was read: the guest may write to it again. Its memory was copied before."""
+            if keep == RUNNING and capture.was_running:
+                guest.monitor.execute("cont")
+            pauses.append(time.monotonic() - capture.paused_at)
+
+        report.stage("compare")
+        numbers, zero = layers.changed()
+        plan = plan_overlay(
+            base,
+            Changes(numbers, zero, layers),
+            _memory_changes(capture.memory, base.layout),
+            home.scratch,
+            report.progress,
+            after_disk=disk_done,
+        )
+        return _Planned(plan, capture.state.encode(), pauses[0])
+
+
+def _memory_changes(memory: CapturedMemory, layout: Layout) -> Changes:
+    numbers, zero = memory.sent()
+    return Changes(numbers + layout.disk_chunks, zero, _MemoryReader(memory, layout.disk_chunks))
+
+
+def check_layout(layout: Layout, memory: CapturedMemory) -> None:
+    """:class:`MachineMismatch` unless the captured blocks are those of the base."""
+    expected = [(region.name, region.chunks) for region in layout.memory]
+    found = [(block.name, block.pages) for block in memory.blocks]
+    if expected != found:
+        raise MachineMismatch(
+            what="The server's memory does not fit its base", field="blocks", expected=expected, found=found
+        )
+
+
+def _trim(guest: server.Server) -> None:
+    """Have the guest tell which disk blocks it does not use; without an agent they count as used."""
+    try:
+        with GuestAgent(guest.agent_path, 1.0) as agent:
+            agent.execute("guest-fstrim", timeout_s=_TRIM_TIMEOUT_S)
+    except HypervisorError:
+        pass

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probes: when a server counts as answering."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import threading
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from cloudlet_ext.hypervisor.errors import HypervisorError
+from cloudlet_ext.worker import errors
+from cloudlet_ext.worker.server import Server
+
+_ATTEMPT_TIMEOUT_S = 20.0
+_ATTEMPT_EVERY_S = 0.25
+_ATTEMPTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A probe's success: what came, and seconds since the wait began."""
+
+    elapsed_s: float
+    content: bytes
+
+
+class Probe(ABC):
+    """One way to ask a server. ``attempt`` returns what came, or raises OSError with the reason why nothing did."""
+
+    text: str
+
+    def prepare(self, server: Server) -> None:
+        """Make what the attempts need, for instance a port forward."""
+
+    @abstractmethod
+    def attempt(self, server: Server) -> bytes:
+        """Ask once."""
+
+
+class HttpProbe(Probe):
+    """``http://:PORT/PATH``: a GET of the guest's port answers with a status below 400."""
+
+    def __init__(self, text: str, port: int, path: str) -> None:
+        self.text, self._port, self._path = text, port, path
+        self._host_port = 0
+
+    def prepare(self, server: Server) -> None:
+        self._host_port = server.forward(self._port)
+
+    def attempt(self, server: Server) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self._host_port, timeout=_ATTEMPT_TIMEOUT_S)
+        try:
+            connection.request("GET", self._path)
+            response = connection.getresponse()
+            body = response.read()
+        except http.client.HTTPException as failure:
+            raise OSError(f"no HTTP answer: {failure!r}") from failure
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise OSError(f"HTTP status {response.status}")
+        return body
+
+
+class TcpProbe(Probe):
+    """``tcp:PORT``: the guest accepts connections.
+
+    QEMU's user network accepts for the guest before the guest does; what counts is the state that it reports.
+    """
+
+    def __init__(self, text: str, port: int) -> None:
+        self.text, self._port = text, port
+        self._host_port = 0
+
+    def prepare(self, server: Server) -> None:
+        self._host_port = server.forward(self._port)
+
+    def attempt(self, server: Server) -> bytes:
+        with socket.create_connection(("127.0.0.1", self._host_port), timeout=_ATTEMPT_TIMEOUT_S) as connection:
+            mine = connection.getsockname()[1]
+            deadline = time.monotonic() + _ATTEMPT_TIMEOUT_S
+            while time.monotonic() < deadline:
+                for line in server.monitor.human("info usernet").splitlines():
+                    fields = line.split()
+                    if str(mine) in fields and fields[0] == "TCP[ESTABLISHED]":
+                        return b""
+                    if "TCP[ESTABLISHED]" in line and str(self._port) in fields:
+                        return b""
+                time.sleep(0.05)
+        raise OSError("the guest did not accept the connection")
+
+
+class ConsoleProbe(Probe):
+    """``console:TEXT``: the text appears on the serial console."""
+
+    def __init__(self, text: str, wanted: bytes) -> None:
+        self.text, self._wanted = text, wanted
+
+    def attempt(self, server: Server) -> bytes:
+        try:
+            said = server.console_path.read_bytes()
+        except FileNotFoundError:
+            said = b""
+        if self._wanted not in said:
+            last = said[-200:].decode(errors="replace").strip().splitlines()
+            raise OSError(f"the console says {last[-1]!r}" if last else "the console is silent")
+        return self._wanted
+
+
+class CommandProbe(Probe):
+    """``command:COMMAND LINE``: a command on this host ends with status 0; ``$CLOUDLET_SERVER`` names the server."""
+
+    def __init__(self, text: str, line: str) -> None:
+        self.text, self._line = text, line
+
+    def attempt(self, server: Server) -> bytes:
+        environment = {
+            **os.environ,
+            "CLOUDLET_SERVER": server.name,
+            "CLOUDLET_SERVER_DIR": str(server.folder),
+            "CLOUDLET_HOME": str(server.home.path),
+        }
+        try:
+            done = subprocess.run(
+                ["/bin/sh", "-c", self._line],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_ATTEMPT_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired as failure:
+            raise OSError("the command did not end in time") from failure
+        if done.returncode:
+            raise OSError(f"the command ended with status {done.returncode}")
+        return done.stdout
+
+
+def parse(text: str) -> Probe:
+    """A probe from its text; :class:`errors.ProbeInvalid`."""
+    kind, _, rest = text.partition(":")
+    try:
+        if kind == "http":
+            parts = urlsplit(text)
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            return HttpProbe(text, _port(parts.netloc.rpartition(":")[2] or "80"), path)
+        if kind == "tcp":
+            return TcpProbe(text, _port(rest))
+        if kind == "console" and rest:
+            return ConsoleProbe(text, rest.encode())
+        if kind == "command" and rest:
+            return CommandProbe(text, rest)
+    except ValueError:
+        pass
+    raise errors.ProbeInvalid(text=text)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port < 65536:
+        raise ValueError(text)
+    return port
+
+
+class _Wait:
+    """Attempts that overlap: one that waits in the guest's network must not hold up the next."""
+
+    def __init__(self, probe: Probe, server: Server) -> None:
+        self.probe, self.server = probe, server
+        self.changed = threading.Condition()
+        self.content: bytes | None = None
+        self.last = "nothing"
+        self.under_way = 0
+
+    def attempt(self) -> None:
+        try:
+            content = self.probe.attempt(self.server)
+        except (OSError, HypervisorError) as failure:
+            with self.changed:
+                self.last = str(failure)
+                self.under_way -= 1
+                self.changed.notify_all()
+            return
+        with self.changed:
+            if self.content is None:
+                self.content = content
+            self.under_way -= 1
+            self.changed.notify_all()
+
+    def begin(self) -> None:
+        self.under_way += 1
+        threading.Thread(target=self.attempt, name="probe", daemon=True).start()
+
+
+def wait(probe: Probe, server: Server, timeout_s: float) -> Answer:
+    """Ask until the server answers.
+
+    :class:`errors.ProbeTimedOut` with the last reason; :class:`errors.ServerGone` when its QEMU ends meanwhile.
+    """
+    began = time.monotonic()
+    trying = _Wait(probe, server)
+    next_attempt = began
+    while True:
+        with trying.changed:
+            now = time.monotonic()
+            if now >= next_attempt and trying.under_way < _ATTEMPTS_AT_ONCE:
+                trying.begin()
+                next_attempt = now + _ATTEMPT_EVERY_S
+            trying.changed.wait(min(max(next_attempt - now, 0.005), 0.25))
+            if trying.content is not None:
+                return Answer(time.monotonic() - began, trying.content)
+        if not server.process.alive:
+            raise errors.ServerGone(name=server.name, reason=server.process.log_tail())
+        if time.monotonic() - began > timeout_s:
+            raise errors.ProbeTimedOut(
+                name=server.name, probe=probe.text, timeout_s=timeout_s, last=trying.last
+            )
+
+
+def settle(server: Server, seconds: float) -> None:
+    """Let the guest finish what it is doing; :class:`errors.ServerGone` when it ends meanwhile."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not server.process.alive:
+            raise errors.ServerGone(name=server.name, reason=server.process.log_tail())
+        time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an operation tells what it is doing."""
+
+from __future__ import annotations
+
+import time
+
+
+class Report:
+    """Listens to one operation; this one keeps the times of its stages and says nothing.
+
+    ``stages``: (name, seconds since the report was made) of every stage begun.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.stages: list[tuple[str, float]] = []
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the report was made."""
+        return time.monotonic() - self._began
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        self.stages.append((name, self.elapsed_s))
+
+    def progress(self, done: int, total: int) -> None:
+        """``done`` of ``total`` bytes of the present stage."""
+
+    def note(self, text: str) -> None:
+        """Something that a person may want to read."""

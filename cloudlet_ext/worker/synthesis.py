@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synthesis: base + overlay -> a running server.
+
+Over a *mapped base* the guest runs when all of the overlay is here. With *early start* it runs as soon as its device
+state is: memory comes by post-copy, the disk by an NBD server whose reads wait, both from segments that arrive in the
+order of the recorded working set, or out of order when the guest asks. When all is here the disk layer is written out
+and takes the place of the NBD server while the guest runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cloudlet_ext.engine import signature
+from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.errors import EngineError
+from cloudlet_ext.engine.fetch import Fetcher
+from cloudlet_ext.engine.overlay import OverlayFile
+from cloudlet_ext.engine.patience import Patience
+from cloudlet_ext.engine.slot_store import SlotStore
+from cloudlet_ext.engine.source import Source, SourcePolicy, open_source
+from cloudlet_ext.engine.view import TargetView
+from cloudlet_ext.hypervisor.device_state import DeviceState
+from cloudlet_ext.hypervisor.errors import HypervisorError
+from cloudlet_ext.hypervisor.machine import MachineDescription
+from cloudlet_ext.worker import clone, early_start, errors, layer, pages, placement, probe, server, starting
+from cloudlet_ext.worker.home import Home
+from cloudlet_ext.worker.report import Report
+from cloudlet_ext.worker.starting import AUTO, EARLY, MAPPED
+
+__all__ = ["AUTO", "EARLY", "MAPPED", "SynthesisRequest", "SynthesisResult", "synthesize"]
+
+
+@dataclass(frozen=True)
+class SynthesisRequest:
+    """What to synthesise. ``overlay``: a path or a URL; ``forwards``: guest port -> host port (0: any)."""
+
+    overlay: str
+    name: str | None = None
+    placement: str = AUTO
+    eager: bool = False
+    probe: str | None = None
+    timeout_s: float = 120.0
+    keyring: Path | None = None
+    forwards: dict[int, int] = field(default_factory=dict)
+    policy: SourcePolicy = field(default_factory=SourcePolicy)
+    patience: Patience = field(default_factory=Patience)
+
+
+@dataclass(frozen=True)
+class SynthesisResult:
+    """A synthesised server. Times in seconds since the request; ``reply`` is what the probe got."""
+
+    name: str
+    base: str
+    overlay_id: str
+    placement: str
+    reason: str
+    signer: str | None
+    running_s: float
+    first_reply_s: float | None
+    resident_s: float
+    total_bytes: int
+    pages_requested: int
+    stalls: int
+    reply: bytes
+    forwards: dict[str, int]
+    clone: clone.CloneResult
+
+
+@dataclass
+class Synthesis:
+    """What the steps of one synthesis share."""
+
+    request: SynthesisRequest
+    report: Report
+    overlay: OverlayFile
+    base: Base
+    machine: MachineDescription
+    guest: server.Server
+    state: DeviceState
+    store: SlotStore
+    view: TargetView
+    stalls: int = 0
+    running_s: float = 0.0
+    pages_requested: int = 0
+
+    def fetcher(self, source: Source, on_arrival: object = None) -> Fetcher:
+        """A fetcher of the overlay's chunks that keeps the guest paused while nothing comes."""
+        return Fetcher(
+            source,
+            self.overlay.chunk_segments,
+            self.store,
+            lambda segment, stored: self.overlay.unpack(segment, stored, self.base),
+            patience=self.request.patience,
+            on_arrival=on_arrival if callable(on_arrival) else lambda number: None,
+            on_stall=self._stalled,
+            on_recover=self._recovered,
+        )
+
+    def _stalled(self, error: Exception, attempt: int) -> None:
+        self.report.note(f"nothing arrives ({error}); attempt {attempt}")
+        if self.running_s and attempt == 1:
+            self.stalls += 1
+            with contextlib.suppress(HypervisorError):
+                self.guest.monitor.execute("stop")
+
+    def _recovered(self) -> None:
+        self.report.note("the overlay arrives again")
+        if self.running_s:
+            with contextlib.suppress(HypervisorError):
+                self.guest.monitor.execute("cont")
+
+
+def synthesize(
+    home: Home, request: SynthesisRequest, report: Report, recorder: early_start.Recorder | None = None
+) -> SynthesisResult:
+    """Synthesise a server; when this returns everything is here. Nothing is left behind when it fails.
+
+    With a ``recorder`` the guest gets only what it asks for until the probe has its answer.
+    """
+    waiting = probe.parse(request.probe) if request.probe else None
+    if recorder is not None and waiting is None:
+        raise errors.ProbeInvalid(text="")
+    report.stage("manifest")
+    with contextlib.ExitStack() as stack:
+        source = open_source(request.overlay, request.policy)
+        stack.callback(source.close)
+        overlay = OverlayFile.open(source)
+        signer = _check_signature(overlay, request.keyring)
+        base_name, base = home.find_base(overlay.base_id or "none", overlay.path)
+        stack.enter_context(base)
+        machine = check_machine(home, base, overlay)
+        guest = server.create(
+            home, request.name or server.new_name(Path(overlay.path).stem), machine, AUTO, base_name, base
+        )
+        stack.enter_context(server.undone_on_failure(guest))
+        chosen = placement.choose(
+            request.placement, request.eager, overlay.chunk_segments, source.rate_bytes_per_s
+        )
+        report.note(f"placement: {chosen.kind} ({chosen.reason})")
+        guest.update(placement=chosen.kind)
+        launcher = _Launcher(guest, base, chosen.kind)
+        stack.callback(launcher.abandon)
+        table = overlay.load_table()
+        store = SlotStore(home.scratch, overlay.chunk_segments)
+        stack.callback(store.close)
+        run = Synthesis(
+            request=request,
+            report=report,
+            overlay=overlay,
+            base=base,
+            machine=machine,
+            guest=guest,
+            state=clone.own_state(guest, DeviceState.decode(overlay.load_device())),
+            store=store,
+            view=TargetView(base, table, store),
+        )
+        bring_up = early_start.bring_up if chosen.kind == EARLY else _bring_up_mapped
+        answer = bring_up(run, source, launcher, waiting, recorder)
+        report.stage("personalise")
+        personal = clone.personalise(guest)
+        guest.update(state="running")
+        return SynthesisResult(
+            name=guest.name,
+            base=base_name,
+            overlay_id=overlay.overlay_id,
+            placement=chosen.kind,
+            reason=chosen.reason,
+            signer=signer,
+            running_s=run.running_s,
+            first_reply_s=answer.first_reply_s,
+            resident_s=answer.resident_s,
+            total_bytes=overlay.file_bytes,
+            pages_requested=run.pages_requested,
+            stalls=run.stalls,
+            reply=answer.reply,
+            forwards=guest.record.forwards,
+            clone=personal,
+        )
+
+
+def _check_signature(overlay: OverlayFile, keyring: Path | None) -> str | None:
+    return None if keyring is None else signature.verify_signature(overlay.container, keyring)
+
+
+def check_machine(home: Home, base: Base, overlay: OverlayFile) -> MachineDescription:
+    """The overlay's machine, once it is sure that it is the base's and that this host can be it."""
+    machine = MachineDescription.from_dict(overlay.machine)
+    starting.base_machine(home, base).require_same(machine, f"The overlay {overlay.path} does not fit its base")
+    if overlay.layout != base.layout:
+        raise errors.LayoutMismatch(
+            overlay=overlay.path, expected=base.layout.regions, found=overlay.layout.regions
+        )
+    return machine
+
+
+class _Launcher(threading.Thread):
+    """Starts QEMU while the first parts of the overlay are fetched."""
+
+    def __init__(self, guest: server.Server, base: Base, kind: str) -> None:
+        super().__init__(name="launch", daemon=True)
+        self._guest, self._base, self._kind = guest, base, kind
+        self._failure: BaseException | None = None
+        self._go = threading.Event()
+        self._wanted = False
+        self.start()
+
+    def run(self) -> None:
+        """Thread."""
+        try:
+            if self._kind == EARLY:
+                early_start.make_top_layer(self._guest, self._base)
+                self._go.wait()
+                if self._wanted:
+                    early_start.launch(self._guest, self._base)
+        except BaseException as failure:  # raised again in ready()
+            self._failure = failure
+
+    def begin(self) -> None:
+        """The NBD server that QEMU connects to is there."""
+        self._wanted = True
+        self._go.set()
+
+    def abandon(self) -> None:
+        """Start nothing any more, and wait for what has begun."""
+        self._go.set()
+        self.join()
+
+    def ready(self) -> None:
+        """Wait for QEMU; raises what kept it from starting."""
+        self.join()
+        if self._failure is not None:
+            raise self._failure
+
+
+def _bring_up_mapped(
+    run: Synthesis,
+    source: Source,
+    launcher: _Launcher,
+    waiting: probe.Probe | None,
+    recorder: early_start.Recorder | None,
+) -> early_start.Answered:
+    """All of the overlay first, then a guest over the mapped base."""
+    if recorder is not None:
+        raise errors.PlacementImpossible(placement=MAPPED, reason="recording needs an early start")
+    report, guest = run.report, run.guest
+    report.stage("fetch")
+    with run.fetcher(source, lambda _: report.progress(fetcher.bytes_fetched, run.overlay.file_bytes)) as fetcher:
+        try:
+            fetcher.wait_all()
+        except EngineError as failure:
+            raise errors.SourceLost(overlay=run.overlay.path, reason=str(failure)) from failure
+    report.stage("start")
+    layer.write_layer(run.view, run.base, guest.folder / server.DISK_NAME)
+    guest.launch(starting.base_files(run.base, memory=True), incoming=True)
+    early_start.prepare(run, waiting)
+    report.stage("load")
+    starting.load_state(guest, run.base, run.state, pages.differing_pages(run.view, run.base.layout))
+    run.running_s = report.elapsed_s
+    if waiting is None:
+        return early_start.Answered(None, run.running_s, b"")
+    report.stage("reply")
+    answer = probe.wait(waiting, guest, run.request.timeout_s)
+    return early_start.Answered(report.elapsed_s, run.running_s, answer.content)
