@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import partial
@@ -104,14 +106,14 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Only report what is not a lost connection."""
-        if not isinstance(sys.exception() if hasattr(sys, "exception") else None, OSError):
+        if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 def new_server(folder: Path, host: str = "127.0.0.1", port: int = 0) -> Server:
     """A server for ``folder`` that listens and does not serve yet."""
     handler: Callable[..., FileHandler] = partial(FileHandler, folder.resolve())
-    return Server((host, port), handler)  # type: ignore[arg-type]
+    return Server((host, port), handler)
 
 
 class FileServer:
@@ -157,13 +159,13 @@ def main() -> None:
     parser.add_argument("--listen", required=True, metavar="HOST:PORT")
     parser.add_argument("--until-eof", action="store_true", help="end with standard input")
     arguments = parser.parse_args()
+    with contextlib.suppress(OSError):
+        os.nice(-10)  # It stands for another machine, which does not share this one's processors.
     host, _, port = arguments.listen.rpartition(":")
     server = new_server(arguments.folder, host or "127.0.0.1", int(port))
     print("{}:{}".format(*server.server_address[:2]), flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         if arguments.until_eof:
-            import threading
-
             threading.Thread(target=server.serve_forever, daemon=True).start()
             sys.stdin.read()
         else:

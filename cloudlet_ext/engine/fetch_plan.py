@@ -83,7 +83,8 @@ class FetchPlan:
         return span
 
     def is_idle(self, window: Window) -> bool:
-        """Whether less is in flight than the link brings in a round trip, although nothing held it."""
+        """Whether less is in flight than the link brings in a round trip, although nothing held
+        it."""
         return (
             self.in_flight_bytes <= window.held_bytes
             and not self._is_held

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 LEAST_QUEUE_S = 0.1
 MOST_QUEUE_S = 0.3
-"""Bytes asked for beyond what the round trip needs, as time: a wanted segment waits this long at most.
-It begins at the least and grows when the link was found idle, which happens when the processors are
-so busy that threads are woken late."""
+"""Bytes asked for beyond what the round trip needs, as time: a wanted segment waits this long at
+most. It begins at the least and grows when the link was found idle, which happens when the
+processors are so busy that threads are woken late."""
 
 QUANTA = 3
 """Requests to a window: when one ends, two thirds of a window are still on the way, which is more
