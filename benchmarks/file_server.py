@@ -94,7 +94,7 @@ class FileHandler(BaseHTTPRequestHandler):
         status = path.stat()
         return f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
 
-    def log_message(self, format: str, *arguments: object) -> None:
+    def log_message(self, *arguments: object) -> None:
         """Say nothing."""
 
 

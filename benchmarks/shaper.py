@@ -120,9 +120,7 @@ class Relay:
                 self._accept()
             self._admit([sock for sock in readable if sock in self._ends])
 
-    def _interests(
-        self, now: float
-    ) -> tuple[list[socket.socket | int], list[socket.socket], float | None]:
+    def _interests(self, now: float) -> tuple[list[socket.socket | int], list[socket.socket], float | None]:
         """Sockets to be read and written, and when to look again anyway."""
         wakes = [link.on_way[0][0] for link in self._links if link.on_way]
         readers: list[socket.socket | int] = []
@@ -227,9 +225,7 @@ class Shaper:
     """A shaper in a process of its own, ended on leaving the ``with`` block or when this process
     ends."""
 
-    def __init__(
-        self, to: str, *, rate_mbit: float, rtt_ms: float, listen: str = "127.0.0.1:0"
-    ) -> None:
+    def __init__(self, to: str, *, rate_mbit: float, rtt_ms: float, listen: str = "127.0.0.1:0") -> None:
         self._arguments = ["--to", to, "--listen", listen]
         self._arguments += ["--rate", str(rate_mbit), "--rtt", str(rtt_ms)]
         self._process: subprocess.Popen[str] | None = None

@@ -26,7 +26,7 @@ from cloudlet_ext.engine.fetch_plan import HELD_LIMIT_BYTES, FetchPlan, Span
 from cloudlet_ext.engine.link_window import LinkWindow, Window
 from cloudlet_ext.engine.manifest import SegmentInfo
 from cloudlet_ext.engine.outage import Outage
-from cloudlet_ext.engine.patience import Patience
+from cloudlet_ext.engine.patience import USUAL, Patience
 from cloudlet_ext.engine.slot_store import SlotStore
 from cloudlet_ext.engine.source import Source
 
@@ -37,8 +37,6 @@ CONNECTIONS = 6
 are used to from browsers."""
 
 WANTED_CONNECTIONS = 2
-
-PATIENCE = Patience()
 
 Stored = bytes | bytearray | memoryview
 Unpack = Callable[[SegmentInfo, Any], bytes]
@@ -59,7 +57,7 @@ class Fetcher:
 
     Callbacks come from these threads, one at a time: ``on_arrival(number)`` after a segment is in
     the store, ``on_stall(error, attempt)`` when nothing comes any more, ``on_recover()`` when it
-    does again.
+    does again. A callback must not call close().
     """
 
     def __init__(
@@ -70,7 +68,7 @@ class Fetcher:
         unpack: Unpack,
         *,
         connections: int = CONNECTIONS,
-        patience: Patience = PATIENCE,
+        patience: Patience = USUAL,
         on_arrival: Callable[[int], None] = lambda number: None,
         on_stall: Callable[[Exception, int], None] = lambda error, attempt: None,
         on_recover: Callable[[], None] = lambda: None,
@@ -101,15 +99,11 @@ class Fetcher:
         self._bytes_fetched = 0
         self._segments_done = 0
         self._threads = [
-            threading.Thread(
-                target=self._run, args=(self._fetch_all,), name=f"fetch-{i}", daemon=True
-            )
+            threading.Thread(target=self._run, args=(self._fetch_all,), name=f"fetch-{i}", daemon=True)
             for i in range(connections)
         ]
         self._unpackers = [
-            threading.Thread(
-                target=self._run, args=(self._unpack_all,), name=f"unpack-{i}", daemon=True
-            )
+            threading.Thread(target=self._run, args=(self._unpack_all,), name=f"unpack-{i}", daemon=True)
             for i in range(min(4, len(os.sched_getaffinity(0))))
         ]
 

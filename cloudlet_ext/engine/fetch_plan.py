@@ -102,10 +102,7 @@ class FetchPlan:
             return None
         for index in list(self._wanted):
             span = self._rest_of(index, window.quantum_bytes, is_wanted=True)
-            if (
-                self._asked[index] == self._segments[index].stored_bytes
-                and index not in self._holes
-            ):
+            if self._asked[index] == self._segments[index].stored_bytes and index not in self._holes:
                 self._wanted.pop(index, None)
             if span is not None:
                 return span
@@ -153,11 +150,7 @@ class FetchPlan:
             return False
         segment, asked = self._segments[index], self._asked[index]
         fits = self.held_bytes + segment.stored_bytes <= HELD_LIMIT_BYTES or not self.held_bytes
-        return (
-            asked < segment.stored_bytes
-            and segment.offset + asked == offset
-            and (fits or asked > 0 or is_wanted)
-        )
+        return asked < segment.stored_bytes and segment.offset + asked == offset and (fits or asked > 0 or is_wanted)
 
     def slices(self, offset: int, length: int) -> list[Slice]:
         """The segments that bytes [offset, offset + length) of a span belong to."""

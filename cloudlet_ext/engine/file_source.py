@@ -101,10 +101,13 @@ class FileSource:
         try:
             yield
         finally:
-            with self._lock:
-                self._readers -= 1
-                if self._closed and not self._readers:
-                    os.close(self._fd)
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._closed and not self._readers:
+                os.close(self._fd)
 
     def warm(self, connections: int) -> None:
         """Nothing to do."""

@@ -71,9 +71,7 @@ class Answer:
     version: Version
 
 
-def check_answer(
-    request: Request, status: int, headers: Mapping[str, str], known: Version | None
-) -> Answer:
+def check_answer(request: Request, status: int, headers: Mapping[str, str], known: Version | None) -> Answer:
     """What an answer will bring.
 
     Raises SourceNotFound, SourceInterrupted (the server is busy or ill), UnexpectedAnswer,
@@ -82,15 +80,11 @@ def check_answer(
     if status in NOT_FOUND:
         raise SourceNotFound(source=request.source, reason=f"HTTP status {status}")
     if status in TEMPORARY:
-        raise SourceInterrupted(
-            source=request.source, offset=request.offset, reason=f"HTTP status {status}"
-        )
+        raise SourceInterrupted(source=request.source, offset=request.offset, reason=f"HTTP status {status}")
     if status == 416:
         raise request.too_short(_size_of_unsatisfied(headers))
     if status not in (200, 206):
-        raise UnexpectedAnswer(
-            source=request.source, found=f"HTTP status {status}", expected="206 (Partial Content)"
-        )
+        raise UnexpectedAnswer(source=request.source, found=f"HTTP status {status}", expected="206 (Partial Content)")
     if headers.get("Content-Encoding", "identity") != "identity":
         raise UnexpectedAnswer(
             source=request.source,
@@ -140,9 +134,7 @@ def _content_length(request: Request, headers: Mapping[str, str]) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        raise UnexpectedAnswer(
-            source=request.source, found=f"Content-Length {text!r}", expected="a number"
-        )
+        raise UnexpectedAnswer(source=request.source, found=f"Content-Length {text!r}", expected="a number")
     return int(text)
 
 

@@ -69,9 +69,7 @@ class Scissors:
         with self._change:
             self._deadlines[key] = time.monotonic() + seconds
             if self._watch is None:
-                self._watch = threading.Thread(
-                    target=self._watch_deadlines, name="source-deadlines", daemon=True
-                )
+                self._watch = threading.Thread(target=self._watch_deadlines, name="source-deadlines", daemon=True)
                 self._watch.start()
             self._change.notify_all()
         try:
@@ -113,9 +111,7 @@ class _Cuttable(HTTPConnection):
     """What the two kinds of connection have in common: set-up in steps, and a handle to cut
     them."""
 
-    def prepare(
-        self, origin: Origin, name: str, scissors: Scissors, timeout_s: float, local_allowed: bool
-    ) -> None:
+    def prepare(self, origin: Origin, name: str, scissors: Scissors, timeout_s: float, local_allowed: bool) -> None:
         """Set by the source right after construction; ``name`` is for messages."""
         self.origin = origin
         self._name = name
@@ -158,9 +154,7 @@ class _Cuttable(HTTPConnection):
 
     def _addresses(self, end: float) -> list[tuple[int, tuple[object, ...]]]:
         # A name look-up cannot be cut, so it is left behind in a thread of its own.
-        answer: queue.SimpleQueue[list[tuple[int, tuple[object, ...]]] | OSError] = (
-            queue.SimpleQueue()
-        )
+        answer: queue.SimpleQueue[list[tuple[int, tuple[object, ...]]] | OSError] = queue.SimpleQueue()
         host, port = self.host.strip("[]"), self.port
 
         def look_up() -> None:
@@ -186,12 +180,10 @@ class _Cuttable(HTTPConnection):
 
     def _check_address(self, text: str) -> None:
         # Checked on what the name resolved to, so that a name cannot point inwards later.
-        address = ipaddress.ip_address(text.split("%")[0])
+        address = ipaddress.ip_address(text.partition("%")[0])
         local = address.is_loopback or address.is_link_local or address.is_unspecified
         if (local or address.is_multicast) and not self._local_allowed:
-            raise SourceRefused(
-                source=self._name, reason=f"{address} is a loopback or link-local address"
-            )
+            raise SourceRefused(source=self._name, reason=f"{address} is a loopback or link-local address")
 
     def _check_open(self) -> None:
         if self.scissors.closed.is_set():
@@ -224,7 +216,7 @@ def new_connection(
     name: str,
     scissors: Scissors,
     timeout_s: float,
-    context: ssl.SSLContext,
+    context: ssl.SSLContext | None,
     local_allowed: bool,
 ) -> Connection:
     """A connection that is not yet established. ``timeout_s`` limits its set-up and every

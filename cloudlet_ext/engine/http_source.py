@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import urljoin
 
 from urllib3 import BaseHTTPResponse
@@ -29,7 +29,8 @@ from cloudlet_ext.engine.errors import (
 from cloudlet_ext.engine.http_answer import Answer, Request, Version, check_answer
 from cloudlet_ext.engine.http_connection import Connection, Scissors, new_connection
 from cloudlet_ext.engine.link_meter import LinkMeter
-from cloudlet_ext.engine.patience import Patience, resumed
+from cloudlet_ext.engine.patience import resumed
+from cloudlet_ext.engine.source_policy import SourcePolicy
 
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -51,57 +52,19 @@ FIRST_ATTEMPTS = 3
 interrupted."""
 
 
-@dataclass(frozen=True)
-class SourcePolicy:
-    """What URLs may be read, and how patiently.
-
-    ``hosts``: allowed host names, empty for any. ``local_allowed``: loopback and link-local
-    addresses may be contacted. ``timeout_s`` limits connecting, an answer's header, and every
-    silence. ``min_rate_bytes_per_s`` is the least average over ``timeout_s`` of waiting for a body.
-    ``headers`` are sent to the URL's own origin only, not to where it redirects. ``ca_file``: PEM
-    file of the certificate authorities to trust instead of the system's.
-    """
-
-    schemes: tuple[str, ...] = ("https", "http")
-    hosts: tuple[str, ...] = ()
-    local_allowed: bool = True
-    timeout_s: float = 10.0
-    min_rate_bytes_per_s: int = 1024
-    patience: Patience = Patience()
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    ca_file: str | None = None
-
-    def check(self, text: str) -> Url:
-        """The parts of the URL ``text``; SourceRefused if it may not be read."""
-        try:
-            url = parse_url(text)
-        except LocationParseError as error:
-            raise SourceRefused(source=text, reason="it is not a URL") from error
-        shown = _shown(url)
-        if url.scheme not in self.schemes:
-            allowed = " or ".join(self.schemes)
-            raise SourceRefused(source=shown, reason=f"its scheme must be {allowed}")
-        if not url.host or (self.hosts and url.host not in self.hosts):
-            raise SourceRefused(source=shown, reason=f"host {url.host} is not allowed")
-        if url.auth:
-            raise SourceRefused(source=shown, reason="a URL must not hold a user or password")
-        return url
-
-
 class HttpSource:
     """A file at a URL. Its ETag or date and its size are pinned by the first answer."""
 
     def __init__(self, url: str, policy: SourcePolicy | None = None) -> None:
         """Does not contact the server. SourceRefused if ``policy`` forbids ``url``."""
         self._policy = policy or SourcePolicy()
-        self._url = self._target = self._policy.check(url)
+        self._url = self._target = _checked(self._policy, url)
         self._name = _shown(self._url)
         self._version: Version | None = None
         self.size_bytes: int | None = None
         """Size of the file; None before the first answer."""
         self._meter = LinkMeter()
         self._scissors = Scissors()
-        self._context = ssl.create_default_context(cafile=self._policy.ca_file)
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._ahead: tuple[int, bytes] = (0, b"")
@@ -115,6 +78,11 @@ class HttpSource:
     def latency_s(self) -> float:
         """Shortest time seen from a request to its first byte, seconds."""
         return self._meter.latency_s
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        # Made when needed: it reads all certificates of the system, 20 ms and more.
+        return ssl.create_default_context(cafile=self._policy.ca_file)
 
     def describe(self) -> str:
         """The URL without its query, which may hold secrets."""
@@ -132,9 +100,7 @@ class HttpSource:
         missing = length - len(known)
         if not missing:
             return known
-        data = b"".join(
-            self._resumed(offset + len(known), max(missing, AHEAD_BYTES), least=missing)
-        )
+        data = b"".join(self._resumed(offset + len(known), max(missing, AHEAD_BYTES), least=missing))
         if len(data) > missing:
             with self._lock:
                 self._ahead = (offset + length, data[missing:])
@@ -213,9 +179,7 @@ class HttpSource:
             else:
                 connection.discard()
 
-    def _body(
-        self, request: Request, answer: Answer, response: BaseHTTPResponse
-    ) -> Iterator[bytes]:
+    def _body(self, request: Request, answer: Answer, response: BaseHTTPResponse) -> Iterator[bytes]:
         got, pace = 0, Pace(self._policy)
         self._meter.begin()
         try:
@@ -241,36 +205,39 @@ class HttpSource:
             self._meter.end()
 
     def _ask(self, request: Request) -> tuple[Connection, BaseHTTPResponse, Answer]:
-        """Send a request, following redirects; the answer with its header checked."""
-        url = self._target
+        """Send a request; the answer with its header checked. Where the URL redirected to may be
+        good for a while only, so when that does not answer as it should, the URL is asked again."""
+        if self._target != self._url:
+            with contextlib.suppress(SourceError):
+                return self._follow(self._target, request)
+        return self._follow(self._url, request)
+
+    def _follow(self, url: Url, request: Request) -> tuple[Connection, BaseHTTPResponse, Answer]:
         for _ in range(MAX_REDIRECTS + 1):
             connection, response = self._exchange(url, request)
             try:
-                if response.status in REDIRECTS:
-                    url = self._redirected(url, response.headers.get("Location", ""))
-                    connection.discard()
-                    continue
-                answer = check_answer(request, response.status, response.headers, self._version)
+                if response.status not in REDIRECTS:
+                    answer = check_answer(request, response.status, response.headers, self._version)
+                    self._pin(answer.version, url)
+                    return connection, response, answer
+                url = self._redirected(url, response.headers.get("Location", ""))
             except SourceError:
-                self._target = self._url  # A redirect may lead elsewhere next time.
                 connection.discard()
                 raise
-            with self._lock:
-                if self._version is None:
-                    self._version = answer.version
-                    self.size_bytes = answer.version.size
+            connection.discard()
+        raise SourceRefused(source=self._name, reason=f"it redirects more than {MAX_REDIRECTS} times")
+
+    def _pin(self, version: Version, url: Url) -> None:
+        with self._lock:
             self._target = url
-            return connection, response, answer
-        raise SourceRefused(
-            source=self._name, reason=f"it redirects more than {MAX_REDIRECTS} times"
-        )
+            if self._version is None:
+                self._version = version
+                self.size_bytes = version.size
 
     def _redirected(self, url: Url, location: str) -> Url:
-        target = self._policy.check(urljoin(url.url, location))
+        target = _checked(self._policy, urljoin(url.url, location))
         if url.scheme == "https" and target.scheme != "https":
-            raise SourceRefused(
-                source=self._name, reason=f"it redirects from https to {_shown(target)}"
-            )
+            raise SourceRefused(source=self._name, reason=f"it redirects from https to {_shown(target)}")
         return target
 
     def _exchange(self, url: Url, request: Request) -> tuple[Connection, BaseHTTPResponse]:
@@ -279,6 +246,7 @@ class HttpSource:
         while True:
             connection = self._connection(url)
             kept = connection.is_connected
+            start = time.monotonic()
             try:
                 with (
                     self._translated(request.offset),
@@ -287,7 +255,7 @@ class HttpSource:
                     return connection, self._send(connection, url, request)
             except SourceInterrupted:
                 connection.discard()
-                if not kept:
+                if not kept or time.monotonic() - start >= self._policy.timeout_s:
                     raise
             except BaseException:
                 connection.discard()
@@ -307,9 +275,7 @@ class HttpSource:
         if _origin(url) == _origin(self._url):
             headers |= dict(self._policy.headers)
         start = time.monotonic()
-        connection.request(
-            "GET", url.request_uri, headers=headers, preload_content=False, decode_content=False
-        )
+        connection.request("GET", url.request_uri, headers=headers, preload_content=False, decode_content=False)
         response = connection.getresponse()
         self._meter.answered(time.monotonic() - start)
         return response
@@ -339,7 +305,7 @@ class HttpSource:
             name=self._name,
             scissors=self._scissors,
             timeout_s=self._policy.timeout_s,
-            context=self._context,
+            context=self._context if url.scheme == "https" else None,
             local_allowed=self._policy.local_allowed,
         )
 
@@ -383,6 +349,23 @@ class Pace:
         slow = self._bytes < self._least_bytes
         self._waited_s, self._bytes = 0.0, 0
         return slow
+
+
+def _checked(policy: SourcePolicy, text: str) -> Url:
+    """The parts of the URL ``text``; SourceRefused if ``policy`` forbids it."""
+    try:
+        url = parse_url(text)
+    except LocationParseError as error:
+        raise SourceRefused(source="the given URL", reason=f"it is malformed: {error}") from error
+    shown = _shown(url)
+    if url.scheme not in policy.schemes:
+        allowed = " or ".join(policy.schemes)
+        raise SourceRefused(source=shown, reason=f"its scheme must be {allowed}")
+    if not url.host or (policy.hosts and url.host not in {host.lower() for host in policy.hosts}):
+        raise SourceRefused(source=shown, reason=f"host {url.host} is not allowed")
+    if url.auth:
+        raise SourceRefused(source=shown, reason="a URL must not hold a user or password")
+    return url
 
 
 def _origin(url: Url) -> tuple[str, str, int | None]:

@@ -31,6 +31,9 @@ class Patience:
         return full * random.uniform(0.5, 1.0)
 
 
+USUAL = Patience()
+
+
 class Trouble:
     """Counts failures since the last byte arrived."""
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from cloudlet_ext.engine.file_source import FileSource
-from cloudlet_ext.engine.http_source import HttpSource, SourcePolicy
+from cloudlet_ext.engine.source_policy import SourcePolicy
+
+__all__ = ["Source", "SourcePolicy", "open_source"]
 
 
 class Source(Protocol):
@@ -56,5 +58,8 @@ def open_source(text: str, policy: SourcePolicy | None = None) -> Source:
     """Source for a path or URL. SourceNotFound for a missing file, SourceRefused for a URL that
     ``policy`` forbids. A URL is not contacted before the first read."""
     if "://" in text:
+        # The HTTP library takes 0.1 s to import, which most commands can do without.
+        from cloudlet_ext.engine.http_source import HttpSource
+
         return HttpSource(text, policy or SourcePolicy())
     return FileSource(text)
