@@ -72,7 +72,7 @@ def decode_base_manifest(data: bytes, path: str) -> BaseManifest:
 
 
 class Base:
-    """A base directory: manifest.json, disk.qcow2, memory, device, index and perhaps kernel and initrd."""
+    """A base directory: manifest, disk, memory, device state, index, perhaps kernel and initrd."""
 
     def __init__(
         self, folder: Path, manifest: BaseManifest, disk: Qcow2Image | None, memory: RawImage
@@ -84,7 +84,9 @@ class Base:
 
     @classmethod
     def open(cls, folder: Path) -> Base:
-        """Open the base in ``folder``; content is not hashed, so it costs the same whatever the guest's size.
+        """Open the base in ``folder``.
+
+        Content is not hashed, so it costs the same whatever the guest's size.
 
         Raises FileMissing, PartMissing, FormatError.
         """
@@ -159,7 +161,7 @@ class Base:
         return open_index(path, self.layout.disk_chunks, self.layout.total_chunks)
 
     def read(self, numbers: Numbers) -> Chunks:
-        """Content of the chunks ``numbers`` (global, any order), shape (n, 4096); safe for threads."""
+        """Content of ``numbers`` (global, any order), shape (n, 4096); safe for threads."""
         disk_chunks = self.layout.disk_chunks
         in_memory = numbers >= disk_chunks
         # Most spans lie in one region: no second copy for them.
@@ -176,7 +178,7 @@ class Base:
         return out
 
     def allocated(self) -> Numbers:
-        """Ascending numbers of the chunks that may be other than zero: the rest is holes of the files."""
+        """Ascending numbers of the chunks that may not be zero: the rest is holes of the files."""
         memory = self._memory.allocated() + self.layout.disk_chunks
         if self._disk is None:
             return memory
@@ -184,7 +186,7 @@ class Base:
         return np.concatenate([numbers[~zero], memory])
 
     def verify(self, progress: Progress = no_progress) -> None:
-        """Read everything and compare it with the manifest; raises Damaged, which names the part."""
+        """Read everything and compare it with the manifest; Damaged names the part."""
         for name, part in self.manifest.parts.items():
             path = self.folder / name
             _check_digest(path, file_digest(path), part)
@@ -235,8 +237,8 @@ def finish_base(
 ) -> Base:
     """Make a base of a folder that has disk.qcow2 and memory (and perhaps kernel, initrd).
 
-    Writes device, index and, last, manifest.json, and makes all files read-only. The caller writes to a temporary
-    folder and renames it, so that a base is there whole or not at all.
+    Writes device, index and, last, manifest.json, and makes all files read-only. The caller writes
+    to a temporary folder and renames it, so that a base is there whole or not at all.
     """
     (folder / DEVICE_NAME).write_bytes(device_state)
     disk = Qcow2Image.open(_part_path(folder, DISK_NAME)) if layout.disk_chunks else None

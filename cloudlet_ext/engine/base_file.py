@@ -45,7 +45,7 @@ _PIECE_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class BaseFile:
-    """An opened base file: header and manifest are checked, everything else is read when asked for."""
+    """An opened base file: header and manifest are checked, the rest is read when asked for."""
 
     container: Container
 
@@ -100,7 +100,7 @@ def export_base(
     replace: bool = False,
     progress: Progress = no_progress,
 ) -> int:
-    """Write ``base`` to the file ``out`` and give its size; equal chunks of disk and memory are stored once.
+    """Write ``base`` to the file ``out`` and give its size; equal chunks are stored once.
 
     Raises OutputExists, OutputBusy, DiskFull; nothing is left behind on failure.
     """
@@ -131,14 +131,15 @@ def export_base(
 
 
 def _table(base: Base) -> ChunkTable:
-    """All non-zero chunks as slots, one for each digest of the index, in the order of their homes."""
+    """All non-zero chunks as slots, one for each digest of the index, in order of their homes."""
     index = base.index
     halves = np.ascontiguousarray(index.digests).view("<u8").reshape(-1, 2)
     order = np.lexsort((index.numbers, halves[:, 1], halves[:, 0]))
     rows = halves[order]
     fresh = np.ones(len(order), dtype=bool)
     fresh[1:] = (rows[1:] != rows[:-1]).any(axis=1)
-    # The first chunk of each group of equal ones is its home; slots are counted in the order of homes.
+    # The first chunk of each group of equal ones is its home; slots are counted in the order of
+    # homes.
     group = np.cumsum(fresh) - 1
     homes = index.numbers[order[fresh]]
     slot_of_group = np.empty(len(homes), dtype=np.int64)

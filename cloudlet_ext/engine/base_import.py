@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Import of a base file: fetched and checked segment by segment, continued after an interruption.
 
-Segments are unpacked to the file ``slots`` of the hidden folder ``.NAME.partial``; ``journal`` there names the file
-that is imported and the segments that are done. When all are there, disk and memory are built from the slots, the
-index is computed from them and compared with the identity of the base, and the folder gets its name.
+Segments are unpacked to the file ``slots`` of the hidden folder ``.NAME.partial``; ``journal``
+there names the file that is imported and the segments that are done. When all are there, disk and
+memory are built from the slots, the index is computed from them and compared with the identity of
+the base, and the folder gets its name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from cloudlet_ext.engine.base import (
-    DEVICE_NAME,
     DISK_NAME,
     INITRD_NAME,
     KERNEL_NAME,
@@ -46,8 +46,9 @@ _REQUEST_BYTES = 8 << 20
 def import_base(file: BaseFile, folder: Path, progress: Progress = no_progress) -> Base:
     """Make the base directory ``folder`` of ``file`` and open it.
 
-    What an interrupted import of the same file has fetched is used; of another file it is thrown away. Raises
-    OutputExists, OutputBusy, DiskFull, Damaged, FormatError, or what the source raises.
+    What an interrupted import of the same file has fetched is used; of another file it is thrown
+    away. Raises OutputExists, OutputBusy, DiskFull, Damaged, FormatError, or what the source
+    raises.
     """
     if folder.exists():
         raise OutputExists(path=str(folder))
@@ -68,7 +69,7 @@ def import_base(file: BaseFile, folder: Path, progress: Progress = no_progress) 
 
 
 def discard_import(folder: Path) -> None:
-    """Throw away what an interrupted import to ``folder`` has left; OutputBusy when one is running."""
+    """Throw away what an interrupted import to ``folder`` left; OutputBusy when one is running."""
     partial = folder.with_name(f".{folder.name}.partial")
     if partial.exists():
         with _locked(partial, folder):
@@ -186,7 +187,7 @@ def _requests(segments: list[SegmentInfo]) -> Iterator[list[SegmentInfo]]:
 
 
 def _build(file: BaseFile, partial: Path) -> None:
-    """Make disk, memory and small parts of the slots; Damaged unless the identity is that of the file."""
+    """Make all parts of the base; Damaged unless the identity is that of the file."""
     manifest = file.base_manifest
     layout = manifest.layout
     names = [DISK_NAME, MEMORY_NAME, KERNEL_NAME, INITRD_NAME]

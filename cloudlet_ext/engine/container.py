@@ -72,7 +72,7 @@ class Container:
             )
 
     def unpack(self, segment: SegmentInfo, stored: bytes, prefix: bytes = b"") -> bytes:
-        """Content of ``segment``: checked first; Malformed unless it unpacks to the declared size."""
+        """Content of ``segment``, checked first; Malformed unless it has the declared size."""
         self.check(segment, stored)
         return decompress(stored, segment.bytes, prefix, self.path, segment.place)
 
@@ -121,12 +121,13 @@ def open_container(source: ByteSource, kind: bytes) -> Container:
 
 
 class SegmentSpool:
-    """Segments that are being written: kept in a file without a name until the manifest can go before them."""
+    """Segments that are being written, in a file without a name: the manifest goes before them."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self.segments: list[SegmentInfo] = []
         self.stored_bytes = 0
+        self._slots = 0
 
     def add(
         self,
@@ -139,9 +140,6 @@ class SegmentSpool:
     ) -> None:
         """Add a compressed segment of ``size`` bytes of content."""
         write_all(self._file.fileno(), stored)
-        first_slot = sum(segment.slots for segment in self.segments[-1:])
-        if self.segments:
-            first_slot += self.segments[-1].first_slot
         self.segments.append(
             SegmentInfo(
                 number=len(self.segments),
@@ -151,12 +149,13 @@ class SegmentSpool:
                 stored_bytes=len(stored),
                 bytes=size,
                 digest=digest(stored),
-                first_slot=first_slot if slots else 0,
+                first_slot=self._slots if slots else 0,
                 slots=slots,
                 prefix=prefix,
             )
         )
         self.stored_bytes += len(stored)
+        self._slots += slots
 
     def add_content(self, kind: str, data: bytes, level: int) -> None:
         """Compress ``data`` and add it."""
@@ -178,7 +177,7 @@ class SegmentSpool:
 
 
 def write_container(fd: int, kind: bytes, manifest: Manifest, spool: SegmentSpool) -> Header:
-    """Write header, manifest and the segments of ``spool`` to the empty file ``fd``; OSError as of write()."""
+    """Write header, manifest and the segments of ``spool`` to the empty file ``fd``."""
     plain = manifest.encode()
     stored = compress(Content(plain), _MANIFEST_LEVEL)
     has_prefix = any(segment.prefix for segment in manifest.segments)

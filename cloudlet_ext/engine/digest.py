@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Digests: BLAKE3, 16 bytes for a chunk, 32 bytes for a file, a segment or a manifest.
 
-16 bytes tell chunks apart (collisions would have to be searched for at 2^64 cost, and a chunk of a base that is
-taken for equal is compared byte by byte before use); 32 bytes are what signatures and identities stand on.
+16 bytes tell chunks apart (collisions would have to be searched for at 2^64 cost, and a chunk of a
+base that is taken for equal is compared byte by byte before use); 32 bytes are what signatures and
+identities stand on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def digest(data: bytes | bytearray | memoryview) -> bytes:
 def chunk_digests(chunks: Chunks) -> ChunkDigests:
     """First 16 bytes of the BLAKE3 of every chunk, shape (n, 16).
 
-    2.8 us per chunk (1.4 GB/s); the call per chunk costs a tenth of that, and threads make it slower.
+    2.8 us per chunk (1.4 GB/s); the call per chunk costs a tenth of that, and threads make it
+    slower.
     """
     view = np.ascontiguousarray(chunks).reshape(-1).data
     digests = b"".join(

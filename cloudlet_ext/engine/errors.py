@@ -20,54 +20,96 @@ class FormatError(EngineError):
 
 
 class WrongMagic(FormatError):
-    msg_fmt = "%(path)s is not a cloudlet %(expected)s: it begins with %(found)r. Give a file that cloudlet has written."
+    """The file does not begin as it should."""
+
+    msg_fmt = (
+        "%(path)s is not a cloudlet %(expected)s: it begins with %(found)r. "
+        "Give a file that cloudlet has written."
+    )
 
 
 class UnsupportedVersion(FormatError):
-    msg_fmt = "%(path)s has format version %(found)d; this program knows version %(expected)d. Use a newer cloudlet."
+    """The file is of a newer version."""
+
+    msg_fmt = (
+        "%(path)s has format version %(found)d; this program knows version %(expected)d. "
+        "Use a newer cloudlet."
+    )
 
 
 class UnknownFeature(FormatError):
+    """The file uses something that this version cannot read."""
+
     msg_fmt = "%(path)s needs %(features)s, which this program does not know. Use a newer cloudlet."
 
 
 class Truncated(FormatError):
-    msg_fmt = "%(path)s ends too early: %(place)s should have %(expected)d bytes, %(found)d are there. Fetch it again."
+    """The file ends too early."""
+
+    msg_fmt = (
+        "%(path)s ends too early: %(place)s should have %(expected)d bytes, %(found)d are there. "
+        "Fetch it again."
+    )
 
 
 class Damaged(FormatError):
-    msg_fmt = "%(path)s is damaged at %(place)s: digest %(found)s instead of %(expected)s. Fetch it again."
+    """A digest does not fit."""
+
+    msg_fmt = (
+        "%(path)s is damaged at %(place)s: digest %(found)s instead of %(expected)s. "
+        "Fetch it again."
+    )
 
 
 class Malformed(FormatError):
+    """A value is not allowed."""
+
     msg_fmt = "%(path)s is malformed at %(place)s: %(reason)s."
 
 
 class WrongBase(EngineError):
+    """The overlay belongs to another base."""
+
     exit_code = 5
-    msg_fmt = "%(path)s was made for base %(expected)s, but the base here is %(found)s. Import that base first."
+    msg_fmt = (
+        "%(path)s was made for base %(expected)s, but the base here is %(found)s. "
+        "Import that base first."
+    )
 
 
 class PartMissing(FormatError):
+    """A file of a base is not there."""
+
     msg_fmt = "The base %(path)s has no %(part)s. Import or create the base again."
 
 
 class FileMissing(EngineError):
+    """A file is not there."""
+
     exit_code = 4
     msg_fmt = "There is no file %(path)s."
 
 
 class OutputExists(EngineError):
+    """The name is taken."""
+
     exit_code = 9
     msg_fmt = "%(path)s exists already. Delete it, or choose another name."
 
 
 class OutputBusy(EngineError):
+    """Another process writes the same output."""
+
     exit_code = 9
-    msg_fmt = "%(path)s is being written by another process. Wait until it is done, or choose another name."
+    msg_fmt = (
+        "%(path)s is being written by another process. "
+        "Wait until it is done, or choose another name."
+    )
 
 
 class DiskFull(EngineError):
+    """There is no room."""
+
     exit_code = 8
     msg_fmt = (
         "No space left on the device of %(path)s. Make room and try again; nothing was left behind."
@@ -81,21 +123,35 @@ class SignatureError(EngineError):
 
 
 class Unsigned(SignatureError):
+    """A signature was required and there is none."""
+
     msg_fmt = "%(path)s is not signed. Ask its maker to sign it, or do not require a signature."
 
 
 class UnknownSigner(SignatureError):
-    msg_fmt = "%(path)s is signed by key %(signer)s, which is not in %(keyring)s. Add that key if you trust it."
+    """The signature is by a key that is not trusted."""
+
+    msg_fmt = (
+        "%(path)s is signed by key %(signer)s, which is not in %(keyring)s. "
+        "Add that key if you trust it."
+    )
 
 
 class BadSignature(SignatureError):
+    """The signature is wrong."""
+
     msg_fmt = (
         "The signature of %(path)s by key %(signer)s does not fit its content. Do not use the file."
     )
 
 
 class BadKey(SignatureError):
-    msg_fmt = "%(path)s is no usable Ed25519 key: %(reason)s. Make one with: openssl genpkey -algorithm ed25519"
+    """A key file cannot be used."""
+
+    msg_fmt = (
+        "%(path)s is no usable Ed25519 key: %(reason)s. "
+        "Make one with: openssl genpkey -algorithm ed25519"
+    )
 
 
 # Disk images

@@ -7,8 +7,14 @@ import struct
 from dataclasses import dataclass
 
 from cloudlet_ext.engine.digest import digest
-from cloudlet_ext.engine.errors import Damaged, Malformed, Truncated, UnknownFeature
-from cloudlet_ext.engine.errors import UnsupportedVersion, WrongMagic
+from cloudlet_ext.engine.errors import (
+    Damaged,
+    Malformed,
+    Truncated,
+    UnknownFeature,
+    UnsupportedVersion,
+    WrongMagic,
+)
 
 MAGIC = b"CLOUDLET"
 OVERLAY = b"OVLY"
@@ -31,8 +37,9 @@ _DIGEST_AT = 224
 class Header:
     """What the header says; all sizes in bytes.
 
-    ``manifest_digest`` is of the manifest before compression (the identity of the file), ``stored_digest`` of its
-    bytes as stored. ``public_key`` and ``signature`` are zeros when the file is not signed.
+    ``manifest_digest`` is of the manifest before compression (the identity of the file),
+    ``stored_digest`` of its bytes as stored. ``public_key`` and ``signature`` are zeros when the
+    file is not signed.
     """
 
     kind: bytes
@@ -77,20 +84,9 @@ def decode_header(data: bytes, path: str, kind: bytes) -> Header:
         raise WrongMagic(path=path, expected=_KIND_NAMES[kind], found=bytes(data[:8]))
     if len(data) < HEADER_BYTES:
         raise Truncated(path=path, place="the header", expected=HEADER_BYTES, found=len(data))
-    (
-        _,
-        found_kind,
-        version,
-        features,
-        stored,
-        size,
-        manifest_digest,
-        key,
-        signature,
-        stored_digest,
-        reserved,
-        own,
-    ) = _FIELDS.unpack_from(data)
+    fields = _FIELDS.unpack_from(data)
+    _, found_kind, version, features, stored, size, manifest_digest = fields[:7]
+    key, signature, stored_digest, reserved, own = fields[7:]
     if version != VERSION:
         raise UnsupportedVersion(path=path, expected=VERSION, found=version)
     computed = digest(data[:_DIGEST_AT])
@@ -108,7 +104,8 @@ def decode_header(data: bytes, path: str, kind: bytes) -> Header:
         raise Malformed(
             path=path,
             place="the header",
-            reason=f"a manifest of {size} bytes ({stored} stored) is not between 1 and {MANIFEST_LIMIT_BYTES}",
+            reason=f"a manifest of {size} bytes, {stored} stored: "
+            f"both must be from 1 to {MANIFEST_LIMIT_BYTES}",
         )
     return Header(kind, features, stored, size, manifest_digest, stored_digest, key, signature)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Digest index: the digest of every non-zero chunk of a base, and where to find a chunk of a given digest.
+"""Digest index: the digests of all non-zero chunks of a base, and where each digest is found.
 
-The file covers the *content* of a base as its guest sees it, so that the identity of a base does not depend on how
-qcow2 happened to lay out the clusters.
+The file covers the *content* of a base as its guest sees it, so that the identity of a base does
+not depend on how qcow2 happened to lay out the clusters.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ _HEADER = struct.Struct("<8sII QQ")
 
 @dataclass(frozen=True)
 class DigestIndex:
-    """Digests of the non-zero chunks of a base of ``total_chunks`` chunks, the first ``disk_chunks`` of them disk.
+    """Digests of the non-zero chunks of a base.
 
-    ``numbers`` ascending, shape (n,); ``digests`` shape (n, 16).
+    ``numbers`` ascending, shape (n,); ``digests`` shape (n, 16). The base has ``total_chunks``, of
+    which the first ``disk_chunks`` are disk.
     """
 
     disk_chunks: int
@@ -39,12 +40,13 @@ class DigestIndex:
 
     @cached_property
     def _sorted(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], Numbers, int]:
-        """Unique digests as (first half, second half, preferred number, longest run of equal first halves)."""
-        first, second = _halves(self.digests)
-        # Of equal chunks memory is preferred to disk: it is what a running server has mapped already.
-        disk = self.numbers < self.disk_chunks
-        order = np.lexsort((self.numbers, disk, second, first))
-        first, second = first[order], second[order]
+        """Unique digests sorted: first halves, second halves, numbers, most equal first halves."""
+        # Of equal chunks memory is preferred to disk: it is what a running server has mapped.
+        split = int(np.searchsorted(self.numbers, self.disk_chunks))
+        preferred = np.roll(np.arange(len(self.numbers)), -split)
+        first, second = _halves(self.digests[preferred])
+        by_first = np.argsort(first, kind="stable")
+        first, second, order = first[by_first], second[by_first], preferred[by_first]
         fresh = np.ones(len(order), dtype=bool)
         fresh[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
         first, second, numbers = first[fresh], second[fresh], self.numbers[order][fresh]
@@ -53,7 +55,7 @@ class DigestIndex:
         return first, second, numbers, longest
 
     def lookup(self, digests: ChunkDigests) -> Numbers:
-        """Number of a base chunk with each of ``digests`` (n, 16), memory before disk, or -1; shape (n,)."""
+        """A base chunk with each of ``digests`` (n, 16), memory before disk, or -1; shape (n,)."""
         first, second, numbers, longest = self._sorted
         found = np.full(len(digests), -1, dtype=np.int64)
         if not len(first):
@@ -62,12 +64,12 @@ class DigestIndex:
         at = np.searchsorted(first, wanted_first)
         for step in range(longest):
             here = np.minimum(at + step, len(first) - 1)
-            hit = (first[here] == wanted_first) & (second[here] == wanted_second)
+            hit = (first[here] == wanted_first) & (second[here] == wanted_second) & (found < 0)
             found[hit] = numbers[here[hit]]
         return found
 
     def covers(self, numbers: Numbers) -> NDArray[np.bool_]:
-        """Which of the chunks ``numbers`` are in the index, that is, not zero in the base; shape (n,)."""
+        """Which of the chunks ``numbers`` are not zero in the base; shape (n,)."""
         if not len(self.numbers):
             return np.zeros(len(numbers), dtype=bool)
         at = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)

@@ -17,8 +17,9 @@ _SAMPLE_LEVEL = 3
 _COST = {1: 1.0, 3: 1.0, 6: 3.8, 8: 5.0, 18: 90.0}
 """Levels that are worth their time, and that time relative to level 3.
 
-Measured on the 51 compressible segments of a web server's overlay: 9.40, 9.00, 8.68, 8.62, 8.07 MB in 0.13, 0.13, 0.50,
-0.57 and 12.2 s of one core; levels 9 to 15 take 0.7 to 4.7 s for 8.62 to 8.59 MB.
+Measured on the 51 compressible segments of a web server's overlay: 9.40, 9.00, 8.68, 8.62, 8.07 MB
+in 0.13, 0.13, 0.50, 0.57 and 12.2 s of one core; levels 9 to 15 take 0.7 to 4.7 s for 8.62 to 8.59
+MB.
 """
 _BUDGET_S = 0.5
 _BUDGET_PER_SEGMENT_S = 0.0025
@@ -28,10 +29,10 @@ _BUDGET_PER_SEGMENT_S = 0.0025
 def choose_level(
     level: int | str, tasks: Sequence[Callable[[], Content]], budget_s: float | None = None
 ) -> int:
-    """``level`` itself if it is a number from 1 to 19, else the highest that ``budget_s`` seconds allow for ``tasks``.
+    """``level`` if it is a number, else the highest that ``budget_s`` seconds allow for ``tasks``.
 
-    All cores are counted on. Without ``budget_s`` it is half a second and 2.5 ms per segment. ValueError if ``level``
-    is neither.
+    All cores are counted on. Without ``budget_s`` it is half a second and 2.5 ms per segment.
+    ValueError if ``level`` is neither.
     """
     if level != AUTO:
         if not isinstance(level, int) or not 1 <= level <= BEST:
@@ -47,7 +48,7 @@ def choose_level(
 
 
 def _sample_s(tasks: Sequence[Callable[[], Content]]) -> float:
-    """Seconds that one core needs for one of ``tasks`` at the sample level: the mean of a few all over the file."""
+    """Seconds that one core needs for a task at the sample level: the mean of a few."""
     count = min(_SAMPLES, len(tasks))
     contents = [tasks[len(tasks) * part // count]() for part in range(count)]
     began = time.thread_time()

@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from cloudlet_ext.engine.digest import DIGEST_BYTES
 from cloudlet_ext.engine.chunks import CHUNK_BYTES
+from cloudlet_ext.engine.digest import DIGEST_BYTES
 from cloudlet_ext.engine.errors import Malformed
 from cloudlet_ext.engine.layout import Layout, Region
 from cloudlet_ext.engine.table import encoded_bytes_limit
@@ -30,7 +30,8 @@ SECTIONS = (WORKING_SET, DISK, MEMORY)
 """Sections of the chunks segments, in file order."""
 
 SEGMENT_SLOTS = 256
-"""Most slots in a segment: 1 MiB, small enough to be fetched ahead of others, large enough to compress well."""
+"""Most slots in a segment: 1 MiB, small enough to be fetched ahead, large enough to compress.
+"""
 
 SEGMENT_LIMIT_BYTES = 64 << 20
 TABLE_LIMIT_BYTES = 1 << 30
@@ -44,10 +45,10 @@ _REGIONS_LIMIT = 256
 
 @dataclass(frozen=True)
 class SegmentInfo:
-    """One segment. ``offset`` is in the file; sizes in bytes; ``digest`` (32 bytes) is of the stored bytes.
+    """One segment; sizes in bytes, ``offset`` in the file, ``digest`` (32 bytes) of what is stored.
 
-    ``slots`` from ``first_slot`` on are in it if ``kind`` is "chunks", else both are 0. ``prefix`` tells whether it
-    needs the base to be unpacked.
+    ``slots`` from ``first_slot`` on are in it if ``kind`` is "chunks", else both are 0. ``prefix``
+    tells whether it needs the base to be unpacked.
     """
 
     number: int
@@ -77,7 +78,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Of an overlay (``base_id`` tells the base, no ``parts``) or of a base file (``parts`` of the base, no base_id).
+    """Of an overlay (with ``base_id``, no ``parts``) or of a base file (``parts``, no ``base_id``).
 
     ``machine`` belongs to the hypervisor layer and is kept as it came.
     """
@@ -248,7 +249,7 @@ class ManifestReader:
 
 
 def decode_manifest(data: bytes, path: str, is_base: bool) -> Manifest:
-    """Read and check the manifest of a base file or an overlay; offsets are yet to be given by placed()."""
+    """Read and check a manifest; offsets are yet to be given by placed()."""
     fields = {"base_id", "machine", "regions", "segments"} | ({"parts"} if is_base else set())
     reader = ManifestReader(data, path, fields)
     base_id = reader.document["base_id"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Order: the working set of an overlay, chunk numbers in the order in which they were first needed."""
+"""Order: the working set of an overlay, chunk numbers in order of first need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUN_BYTES = 16
 
 
 def merge_orders(orders: Sequence[Numbers]) -> Numbers:
-    """Union of ``orders``; each chunk at the best rank it has in any of them (equal ranks: lower number first)."""
+    """Union of ``orders``, each chunk at its best rank; of equal ranks the lower number first."""
     if not orders:
         return np.empty(0, dtype=np.int64)
     numbers = np.concatenate(orders)
@@ -29,7 +29,7 @@ def merge_orders(orders: Sequence[Numbers]) -> Numbers:
 
 
 def encode_order(order: Numbers) -> bytes:
-    """Count of runs, then columns as byte planes: steps from the end of the run before (zigzag), counts."""
+    """Count of runs, then columns: steps from the end of the run before (zigzag), counts."""
     if not len(order):
         return bytes(_COUNT_BYTES)
     edges = np.concatenate(([0], np.flatnonzero(np.diff(order) != 1) + 1, [len(order)]))
@@ -39,7 +39,7 @@ def encode_order(order: Numbers) -> bytes:
 
 
 def decode_order(data: bytes, total_chunks: int, path: str) -> Numbers:
-    """Read what encode_order() wrote; Malformed unless the chunks are inside the regions and each is there once."""
+    """Read what encode_order() wrote; Malformed unless each chunk exists and is there once."""
     count = int.from_bytes(data[:_COUNT_BYTES], "little")
     place = "the working set"
     if count > total_chunks or len(data) != _COUNT_BYTES + count * RUN_BYTES:

@@ -17,13 +17,13 @@ _COPY_BYTES = 16 << 20
 
 @contextmanager
 def atomic_output(path: Path, replace: bool = False) -> Iterator[int]:
-    """Give a file descriptor; what is written to it appears as ``path`` when the block ends without an error.
+    """Give a file descriptor; what is written to it becomes ``path`` when the block ends well.
 
-    Until then it is ``.NAME.partial`` in the same folder, locked, so that a second writer is told (OutputBusy) and
-    what a killed writer left is taken over. Raises OutputExists unless ``replace``, DiskFull when there is no room.
+    Until then it is ``.NAME.partial`` in the same folder, locked, so that a second writer is told
+    (OutputBusy) and what a killed writer left is taken over. Raises OutputExists unless
+    ``replace``, DiskFull when there is no room.
     """
-    if not replace and path.exists():
-        raise OutputExists(path=str(path))
+    check_output(path, replace)
     partial = path.with_name(f".{path.name}.partial")
     with no_space_named(path):
         fd = _lock(partial, path)
@@ -43,7 +43,7 @@ def atomic_output(path: Path, replace: bool = False) -> Iterator[int]:
 
 
 def check_output(path: Path, replace: bool = False) -> None:
-    """Tell early what atomic_output would tell late: OutputExists, FileMissing when the folder is not there."""
+    """Raise OutputExists, or FileMissing when the folder is not there."""
     if not replace and path.exists():
         raise OutputExists(path=str(path))
     if not path.absolute().parent.is_dir():
@@ -96,7 +96,7 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def copy_all(source: int, target: int, length: int) -> None:
-    """Copy ``length`` bytes from the start of one file to the position of the other, inside the kernel."""
+    """Copy ``length`` bytes from the start of ``source`` to the position of ``target``."""
     offset = 0
     while offset < length:
         count = min(_COPY_BYTES, length - offset)
@@ -111,7 +111,8 @@ def _lock(partial: Path, path: Path) -> int:
         fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The writer before us may have renamed or removed the file between our open and our lock.
+            # The writer before us may have renamed or removed the file between our open and our
+            # lock.
             if partial.exists() and os.path.samestat(os.fstat(fd), os.stat(partial)):
                 os.ftruncate(fd, 0)
                 return fd

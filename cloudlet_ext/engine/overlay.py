@@ -14,6 +14,7 @@ from cloudlet_ext.engine.header import OVERLAY
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.manifest import CHUNKS, DEVICE, ORDER, TABLE, SegmentInfo
 from cloudlet_ext.engine.order import decode_order
+from cloudlet_ext.engine.plan import BaseContent
 from cloudlet_ext.engine.progress import Progress, no_progress
 from cloudlet_ext.engine.table import ChunkTable, decode_table
 
@@ -98,13 +99,13 @@ class OverlayFile:
         return self.container.load(DEVICE)
 
     def load_order(self) -> Numbers:
-        """Read the working set: chunk numbers in order of first need; empty if none was recorded."""
+        """Read the working set, chunks in order of first need; empty if none was recorded."""
         if not self.container.manifest.of_kind(ORDER):
             return decode_order(bytes(8), self.layout.total_chunks, self.path)
         return decode_order(self.container.load(ORDER), self.layout.total_chunks, self.path)
 
     def unpack(self, segment: SegmentInfo, stored: bytes, base: ChunkReader | None) -> bytes:
-        """Check and decompress ``segment``; chunks segments may need ``base`` (prefix) and the table.
+        """Check and decompress ``segment``; one with a prefix needs ``base`` and the table.
 
         Raises Truncated, Damaged or Malformed.
         """
@@ -117,8 +118,10 @@ class OverlayFile:
             prefix = segment_prefix(self.table, segment.first_slot, segment.slots, base)
         return self.container.unpack(segment, stored, prefix)
 
-    def verify(self, base: ChunkReader | None, progress: Progress = no_progress) -> None:
-        """Read and check everything; without ``base`` segments with a prefix are checked by digest only."""
+    def verify(self, base: BaseContent | None, progress: Progress = no_progress) -> None:
+        """Read and check everything; without ``base``, segments with a prefix by digest only."""
+        if base is not None:
+            self.check_base(base.base_id)
         self.load_table()
         self.load_device()
         self.load_order()
@@ -132,6 +135,6 @@ class OverlayFile:
 
 
 def segment_prefix(table: ChunkTable, first_slot: int, slots: int, base: ChunkReader) -> bytes:
-    """What the base has at the homes of ``slots`` slots from ``first_slot`` on, without zero chunks."""
+    """What the base has at the homes of these slots, without zero chunks."""
     content = base.read(table.homes[first_slot : first_slot + slots])
     return content[~is_zero(content)].tobytes()

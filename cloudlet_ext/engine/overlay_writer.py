@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write overlays: slots in the order in which they will be wanted, compressed, whole or not at all."""
+"""Write overlays: slots in the order in which they will be wanted, whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from cloudlet_ext.engine.chunks import Numbers
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, Numbers
 from cloudlet_ext.engine.compression import Content, compress_all
 from cloudlet_ext.engine.container import SegmentSpool, write_container
-from cloudlet_ext.engine.header import OVERLAY
+from cloudlet_ext.engine.header import HEADER_BYTES, OVERLAY
 from cloudlet_ext.engine.level import AUTO, choose_level
 from cloudlet_ext.engine.manifest import (
     CHUNKS,
@@ -29,7 +29,7 @@ from cloudlet_ext.engine.manifest import (
 from cloudlet_ext.engine.order import encode_order, merge_orders
 from cloudlet_ext.engine.output import atomic_output, no_space_named
 from cloudlet_ext.engine.overlay import OverlayFile, segment_prefix
-from cloudlet_ext.engine.plan import OverlayPlan
+from cloudlet_ext.engine.plan import BaseContent, OverlayPlan
 from cloudlet_ext.engine.progress import Progress, no_progress
 from cloudlet_ext.engine.slots import SlotFile
 from cloudlet_ext.engine.statistics import Statistics
@@ -69,8 +69,8 @@ def write_overlay(
 ) -> OverlaySummary:
     """Write ``plan`` to the file ``out``.
 
-    ``level``: 1 to 19 or "auto"; ``order``: the working set, if one was recorded. Nothing is left behind on failure.
-    Raises OutputExists, OutputBusy, DiskFull.
+    ``level``: 1 to 19 or "auto"; ``order``: the working set, if one was recorded. Nothing is left
+    behind on failure. Raises OutputExists, OutputBusy, DiskFull.
     """
     order = np.empty(0, dtype=np.int64) if order is None else order
     slot_at, groups = _arrange(plan.table, order, plan.base.layout.disk_chunks)
@@ -87,7 +87,7 @@ def write_overlay(
         return content
 
     tasks = [task(group) for group in groups]
-    total = plan.slots.slots * 4096
+    total = plan.slots.slots * CHUNK_BYTES
     with atomic_output(out, replace) as fd, no_space_named(out), SegmentSpool(out.parent) as spool:
         chosen = choose_level(level, tasks)
         spool.add_content(TABLE, table.encode(), max(chosen, 9))
@@ -102,13 +102,13 @@ def write_overlay(
             progress(done, total)
         manifest = Manifest(plan.base.base_id, plan.base.layout, machine, tuple(spool.segments))
         header = write_container(fd, OVERLAY, manifest, spool)
-        file_bytes = 256 + header.manifest_stored_bytes + spool.stored_bytes
+        file_bytes = HEADER_BYTES + header.manifest_stored_bytes + spool.stored_bytes
     return OverlaySummary(out, header.manifest_digest.hex(), file_bytes, chosen, plan.statistics)
 
 
 def reorder_overlay(
     overlay: OverlayFile,
-    base: Any,
+    base: BaseContent,
     orders: list[Numbers],
     out: Path,
     *,
@@ -118,12 +118,13 @@ def reorder_overlay(
 ) -> OverlaySummary:
     """Write ``overlay`` again to ``out`` with the union of ``orders`` and its own as working set.
 
-    ``out`` may be the overlay's own path with ``replace``. A signature does not survive: the content is another.
+    ``out`` may be the overlay's own path with ``replace``. A signature does not survive: the
+    content is another.
     """
     with SlotFile(out.parent) as slots:
         for segment in overlay.chunk_segments:
             data = overlay.unpack(segment, overlay.container.fetch(segment), base)
-            slots.append(np.frombuffer(data, dtype=np.uint8).reshape(-1, 4096))
+            slots.append(np.frombuffer(data, dtype=np.uint8).reshape(-1, CHUNK_BYTES))
         plan = OverlayPlan(base, overlay.table, slots)
         return write_overlay(
             out,
@@ -138,7 +139,7 @@ def reorder_overlay(
 
 
 def _arrange(table: ChunkTable, order: Numbers, disk_chunks: int) -> tuple[Numbers, list[_Group]]:
-    """Old slot at each new slot, shape (slots,), and the segments: working set by rank, then by home."""
+    """Old slot at each new slot, shape (slots,), and the segments: by rank, then by home."""
     homes = table.homes
     last = np.iinfo(np.int64).max
     ranks = np.full(table.slots, last)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloudlet_ext.engine.chunks import SPAN_CHUNKS, ChunkReader, Chunks, Numbers, is_equal, is_zero
+from cloudlet_ext.engine.chunks import (
+    CHUNK_BYTES,
+    SPAN_CHUNKS,
+    ChunkReader,
+    Chunks,
+    Numbers,
+    is_equal,
+    is_zero,
+)
 from cloudlet_ext.engine.digest import chunk_digests
 from cloudlet_ext.engine.index import DigestIndex
 from cloudlet_ext.engine.layout import Layout
@@ -36,8 +44,8 @@ class BaseContent(ChunkReader, Protocol):
 class Changes:
     """Chunks that may differ from the base, disk or memory.
 
-    ``numbers``: global, ascending, unique; ``zero`` which of them are known to be zero (they are never read); both
-    shape (n,). ``reader`` gives the others' content by global number.
+    ``numbers``: global, ascending, unique; ``zero`` which of them are known to be zero (they are
+    never read); both shape (n,). ``reader`` gives the others' content by global number.
     """
 
     numbers: Numbers
@@ -47,7 +55,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class OverlayPlan:
-    """What an overlay has to say: ``table`` for the layout of ``base``, ``slots`` with the stored content."""
+    """What an overlay has to say: ``table`` against ``base``, ``slots`` with the stored content."""
 
     base: BaseContent
     table: ChunkTable
@@ -79,8 +87,9 @@ def plan_overlay(
 ) -> OverlayPlan:
     """Find out what each changed chunk is; chunks not among the changes are unchanged.
 
-    ``scratch``: folder for the stored content (a file without a name). Reads 1 MiB at a time; DiskFull when the
-    scratch folder has no room. ``after_disk`` is called when the disk's reader is not needed any more.
+    ``scratch``: folder for the stored content (a file without a name). Reads 1 MiB at a time;
+    DiskFull when the scratch folder has no room. ``after_disk`` is called when the disk's reader is
+    not needed any more.
     """
     total = len(disk_changes.numbers) + len(memory_pages.numbers)
     planner = _Planner(base, SlotFile(scratch), progress, total)
@@ -101,10 +110,17 @@ class _Planner:
         self._progress = progress
         self._total = total
         self._done = 0
+        self._next = 0
         self._slot_of: dict[bytes, int] = {}
         self._parts: list[tuple[Numbers, Kinds, Numbers]] = []
 
     def add(self, changes: Changes) -> None:
+        numbers = changes.numbers
+        if len(numbers) and (numbers[0] < self._next or (np.diff(numbers) <= 0).any()):
+            raise ValueError(
+                "chunk numbers must ascend without repeats, the disk's before memory's"
+            )
+        self._next = int(numbers[-1]) + 1 if len(numbers) else self._next
         for first in range(0, len(changes.numbers), SPAN_CHUNKS):
             span = slice(first, first + SPAN_CHUNKS)
             numbers, zero = changes.numbers[span], changes.zero[span]
@@ -112,7 +128,7 @@ class _Planner:
             named = kinds != ChunkKind.UNCHANGED
             self._parts.append((numbers[named], kinds[named], sources[named]))
             self._done += len(numbers)
-            self._progress(self._done * 4096, self._total * 4096)
+            self._progress(self._done * CHUNK_BYTES, self._total * CHUNK_BYTES)
 
     def table(self) -> ChunkTable:
         if not self._parts:
@@ -171,9 +187,3 @@ class _Planner:
             slots.append(slot)
         self.slots.append(content[stored[fresh]])
         return np.array(slots, dtype=np.int64)
-
-
-def spans(count: int) -> Iterator[slice]:
-    """Slices of SPAN_CHUNKS that cover ``count`` items."""
-    for first in range(0, count, SPAN_CHUNKS):
-        yield slice(first, min(first + SPAN_CHUNKS, count))

@@ -10,7 +10,7 @@ from cloudlet_ext.engine.chunks import Numbers
 
 
 def planes(column: NDArray[np.int64] | NDArray[np.uint64]) -> bytes:
-    """The lowest bytes of all numbers (8 bytes each), then all second bytes ...: zstd sees long runs of zeros."""
+    """The lowest bytes of all numbers (8 bytes each), then all second bytes, and so on."""
     return column.astype("<u8").view(np.uint8).reshape(-1, 8).T.tobytes()
 
 
@@ -21,7 +21,7 @@ def from_planes(data: bytes, offset: int, count: int) -> NDArray[np.uint64]:
 
 
 def zigzag(values: Numbers) -> NDArray[np.uint64]:
-    """Signed to unsigned with small magnitudes staying small: 0, -1, 1, -2 ... become 0, 1, 2, 3 ..."""
+    """Signed to unsigned, small staying small: 0, -1, 1, -2 become 0, 1, 2, 3."""
     return ((values << 1) ^ (values >> 63)).astype(np.uint64)
 
 

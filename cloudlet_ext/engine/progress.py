@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all). An error that it raises ends the work, which then cleans up."""
+"""Called with (bytes done, bytes in all). What it raises ends the work, which then cleans up.
+"""
 
 
 def no_progress(done: int, total: int) -> None:

@@ -40,7 +40,7 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def load_keyring(path: Path) -> dict[bytes, Ed25519PublicKey]:
-    """Public keys by their 32 bytes: of one PEM file (of one key or many) or of all *.pem files of a folder.
+    """Public keys by their 32 bytes, of a PEM file of one key or many, or of a folder of *.pem.
 
     Raises FileMissing, BadKey.
     """
@@ -74,10 +74,11 @@ def sign_overlay(path: Path, key: Ed25519PrivateKey) -> None:
 
 
 def verify_signature(container: Container, keyring: Path) -> str:
-    """Check that ``container`` is signed by a key of ``keyring`` (file or folder) and give that key in hex.
+    """Check that a key of ``keyring`` (file or folder) signed ``container``; gives it in hex.
 
-    Raises Unsigned, UnknownSigner, BadSignature, BadKey, FileMissing. Opening the container has already checked that
-    header and manifest fit the digest that is signed, and segments are checked by the manifest.
+    Raises Unsigned, UnknownSigner, BadSignature, BadKey, FileMissing. Opening the container has
+    already checked that header and manifest fit the digest that is signed, and segments are checked
+    by the manifest.
     """
     header = container.header
     keys = load_keyring(keyring)

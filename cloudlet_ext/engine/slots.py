@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import tempfile
 from pathlib import Path
 
@@ -15,17 +14,17 @@ from cloudlet_ext.engine.output import no_space_named, write_all
 
 
 class SlotFile:
-    """Chunks by slot, in a file without a name in ``folder``: gone with the process, whatever happens to it."""
+    """Chunks by slot, in a file without a name in ``folder``: gone with the process."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._map: mmap.mmap | None = None
         self._chunks: Chunks = np.empty((0, CHUNK_BYTES), dtype=np.uint8)
         self.slots = 0
 
     def append(self, chunks: Chunks) -> int:
-        """Add ``chunks`` (n, 4096) and give the slot of the first; DiskFull when there is no room."""
+        """Add ``chunks`` (n, 4096) and give the slot of the first; DiskFull without room."""
         first = self.slots
         with no_space_named(self._folder):
             write_all(self._file.fileno(), np.ascontiguousarray(chunks).reshape(-1).data)

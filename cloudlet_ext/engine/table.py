@@ -41,8 +41,8 @@ Kinds = NDArray[np.uint8]
 class ChunkTable:
     """Runs, ascending by ``starts`` and disjoint: ``counts`` chunks of ``kinds``.
 
-    ``sources`` is, for the first chunk of the run, a base chunk (BASE), a slot (STORED) or 0 (ZERO); it counts on
-    within the run. All shape (entries,).
+    ``sources`` is, for the first chunk of the run, a base chunk (BASE), a slot (STORED) or 0
+    (ZERO); it counts on within the run. All shape (entries,).
     """
 
     starts: Numbers
@@ -52,7 +52,7 @@ class ChunkTable:
 
     @classmethod
     def from_arrays(cls, numbers: Numbers, kinds: Kinds, sources: Numbers) -> ChunkTable:
-        """Code single chunks as runs: ``numbers`` ascending and unique, ``sources`` per chunk; shapes (n,)."""
+        """Code single chunks as runs; ``numbers`` ascend without repeats; shapes (n,)."""
         if not len(numbers):
             empty = np.empty(0, dtype=np.int64)
             return cls(empty, empty, np.empty(0, dtype=np.uint8), empty)
@@ -89,7 +89,7 @@ class ChunkTable:
         return int(self.counts[self.kinds == kind].sum())
 
     def lookup(self, numbers: Numbers) -> tuple[Kinds, Numbers]:
-        """Kind and source of each of ``numbers`` (any order), UNCHANGED where no run covers it; shapes (n,)."""
+        """Kind and source of ``numbers`` (any order), UNCHANGED outside all runs; shapes (n,)."""
         if not self.entries:
             return np.zeros(len(numbers), dtype=np.uint8), np.zeros(len(numbers), dtype=np.int64)
         at = np.maximum(np.searchsorted(self.starts, numbers, side="right") - 1, 0)
@@ -117,7 +117,8 @@ class ChunkTable:
         """Home of every slot: the lowest chunk number that refers to it; shape (slots,)."""
         numbers, _, slots = self.expand(ChunkKind.STORED)
         homes = np.full(self.slots, -1, dtype=np.int64)
-        # Of repeated indices the last assignment stays, so going downwards leaves the lowest number.
+        # Of repeated indices the last assignment stays, so going downwards leaves the lowest
+        # number.
         homes[slots[::-1]] = numbers[::-1]
         return homes
 
@@ -129,7 +130,7 @@ class ChunkTable:
         return ChunkTable.from_arrays(numbers, kinds, sources)
 
     def encode(self) -> bytes:
-        """Count of entries, then columns as byte planes: start gaps, counts, kinds, source steps."""
+        """Count of entries, then columns: start gaps, counts, kinds, source steps."""
         gaps = np.diff(self.starts, prepend=0)
         gaps[1:] -= self.counts[:-1]
         steps = zigzag(self.sources - _predicted(self.kinds, self.sources, self.counts))
@@ -147,7 +148,8 @@ def decode_table(
 ) -> ChunkTable:
     """Read what ChunkTable.encode() wrote and check it against the layout and the slots there are.
 
-    ``base_chunks`` is the size of the base (the same layout unless told). Raises Malformed, which names the entry.
+    ``base_chunks`` is the size of the base (the same layout unless told). Raises Malformed, which
+    names the entry.
     """
     limit = total_chunks if base_chunks is None else base_chunks
 
@@ -194,7 +196,8 @@ def _unused_slots(table: ChunkTable, slots: int) -> NDArray[np.bool_]:
     edges = np.zeros(slots + 1, dtype=np.int64)
     np.add.at(edges, table.sources[stored], 1)
     np.add.at(edges, table.sources[stored] + table.counts[stored], -1)
-    return np.cumsum(edges[:-1]) == 0
+    unused: NDArray[np.bool_] = np.cumsum(edges[:-1]) == 0
+    return unused
 
 
 def _predicted(kinds: Kinds, sources: Numbers, counts: Numbers) -> Numbers:
