@@ -38,16 +38,16 @@ def is_zero(chunks: Chunks) -> NDArray[np.bool_]:
     """Which chunks hold only zeros, shape (n,)."""
     words = chunks.reshape(-1, CHUNK_BYTES).view(np.uint64)
     # Most chunks that are not zero show it in their first 64 bytes: look there first.
-    zero = ~words[:, :8].any(axis=1)
+    zero: NDArray[np.bool_] = np.asarray(~words[:, :8].any(axis=1))
     candidates = np.flatnonzero(zero)
     if len(candidates):
-        zero[candidates] = ~words[candidates].any(axis=1)
+        zero[candidates] = np.asarray(~words[candidates].any(axis=1))
     return zero
 
 
 def is_equal(left: Chunks, right: Chunks) -> NDArray[np.bool_]:
     """Which chunks of two arrays of the same shape are equal, shape (n,)."""
-    return np.equal(left.view(np.uint64), right.view(np.uint64)).all(axis=1)  # type: ignore[no-any-return]
+    return np.asarray(np.equal(left.view(np.uint64), right.view(np.uint64)).all(axis=1))
 
 
 def runs(numbers: Numbers) -> tuple[Numbers, Numbers]:

@@ -40,7 +40,7 @@ class TargetView:
         """Which chunks hold only zeros, told without reading them; shape (n,)."""
         kinds, _ = self.table.lookup(numbers)
         unchanged = kinds == ChunkKind.UNCHANGED
-        return (kinds == ChunkKind.ZERO) | (unchanged & ~self._base.index.covers(numbers))
+        return np.asarray((kinds == ChunkKind.ZERO) | (unchanged & ~self._base.index.covers(numbers)))
 
     def ready(self, numbers: Numbers) -> NDArray[np.bool_]:
         """Which chunks can be read now; shape (n,)."""

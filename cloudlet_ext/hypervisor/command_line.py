@@ -146,7 +146,12 @@ def command_line(
     arguments += ["-chardev", "file,id=console,path=console.log,append=on,input-path=console.in"]
     arguments += ["-serial", "chardev:console"]
     arguments += devices(machine, generation)
-    arguments += ["-chardev", "socket,id=monitor,path=qmp.sock,server=on,wait=off", "-mon", "chardev=monitor,mode=control"]
+    arguments += [
+        "-chardev",
+        "socket,id=monitor,path=qmp.sock,server=on,wait=off",
+        "-mon",
+        "chardev=monitor,mode=control",
+    ]
     if incoming:
         arguments += ["-incoming", "defer"]
     return arguments

@@ -40,8 +40,6 @@ class DeviceState:
         if version != _VERSION or zero:
             raise errors.BadDeviceState(reason=f"version {version}, this program reads {_VERSION}")
         if len(data) != _HEAD.size + configuration + devices:
-            raise errors.BadDeviceState(
-                reason=f"{len(data)} bytes, {_HEAD.size + configuration + devices} declared"
-            )
+            raise errors.BadDeviceState(reason=f"{len(data)} bytes, {_HEAD.size + configuration + devices} declared")
         middle = _HEAD.size + configuration
         return cls(data[_HEAD.size : middle], data[middle:])

@@ -60,7 +60,9 @@ class MachineMismatch(HypervisorError):
 class QemuMissing(HypervisorError):
     """No usable QEMU."""
 
-    msg_fmt = "QEMU (%(binary)s) cannot be used: %(reason)s. Install qemu-system-x86 8.2 or newer, or set CLOUDLET_QEMU."
+    msg_fmt = (
+        "QEMU (%(binary)s) cannot be used: %(reason)s. Install qemu-system-x86 8.2 or newer, or set CLOUDLET_QEMU."
+    )
 
 
 class QemuTooOld(HypervisorError):

@@ -54,9 +54,7 @@ class NbdServer:
         self._lock = threading.Lock()
         self._closed = False
         self._listener = self._listen(mode)
-        self._acceptor = threading.Thread(
-            target=self._accept, name=f"nbd-{name or 'disk'}", daemon=True
-        )
+        self._acceptor = threading.Thread(target=self._accept, name=f"nbd-{name or 'disk'}", daemon=True)
         self._acceptor.start()
 
     def _listen(self, mode: int) -> socket.socket:

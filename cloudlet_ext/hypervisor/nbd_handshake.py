@@ -102,9 +102,7 @@ class Handshake:
         return None
 
     def _reply(self, option: int, kind: int, data: bytes = b"") -> None:
-        self._sock.sendall(
-            nbd.OPTION_REPLY.pack(nbd.OPTION_REPLY_MAGIC, option, kind, len(data)) + data
-        )
+        self._sock.sendall(nbd.OPTION_REPLY.pack(nbd.OPTION_REPLY_MAGIC, option, kind, len(data)) + data)
 
     def _export_name(self, name: bytes) -> bool:
         # This option has no way to say no but to hang up.
@@ -134,9 +132,7 @@ class Handshake:
         self._reply(option, nbd.REP_INFO, export)
         if nbd.INFO_TYPE_BLOCK_SIZE in wanted:
             sizes = (nbd.MINIMUM_BLOCK, nbd.PREFERRED_BLOCK, nbd.MAXIMUM_BLOCK)
-            self._reply(
-                option, nbd.REP_INFO, nbd.INFO_BLOCK_SIZE.pack(nbd.INFO_TYPE_BLOCK_SIZE, *sizes)
-            )
+            self._reply(option, nbd.REP_INFO, nbd.INFO_BLOCK_SIZE.pack(nbd.INFO_TYPE_BLOCK_SIZE, *sizes))
         self._reply(option, nbd.REP_ACK)
         return True if option == nbd.OPT_GO else None
 

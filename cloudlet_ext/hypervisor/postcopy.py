@@ -103,9 +103,7 @@ class PostcopySource:
             stream.MAGIC,
             self._state.configuration,
             stream.command(stream.CMD_OPEN_RETURN_PATH),
-            stream.command(
-                stream.CMD_POSTCOPY_ADVISE, struct.pack(">QQ", stream.PAGE_BYTES, stream.PAGE_BYTES)
-            ),
+            stream.command(stream.CMD_POSTCOPY_ADVISE, struct.pack(">QQ", stream.PAGE_BYTES, stream.PAGE_BYTES)),
             stream.ram_start(self._blocks),
             stream.command(stream.CMD_SWITCHOVER_START),
         ]

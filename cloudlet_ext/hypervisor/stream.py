@@ -108,9 +108,7 @@ def ram_section(kind: int, records: list[bytes | memoryview]) -> list[bytes | me
     return [head, *records, struct.pack(">Q", RAM_EOS) + footer(RAM_SECTION_ID)]
 
 
-def page_records(
-    block: str, pages: NDArray[np.int64], contents: NDArray[np.uint8]
-) -> list[bytes | memoryview]:
+def page_records(block: str, pages: NDArray[np.int64], contents: NDArray[np.uint8]) -> list[bytes | memoryview]:
     """Records of ``pages`` (page numbers in ``block``) with their ``contents`` (n, 4096)."""
     if not len(pages):
         return []

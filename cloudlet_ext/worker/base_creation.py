@@ -62,10 +62,10 @@ def create_base(home: Home, request: BaseRequest, report: Report) -> BaseResult:
     """Make a base; nothing is left behind when it fails."""
     waiting = probe.parse(request.wait_for)
     image = images.inspect(request.image)
-    found = qemu.find()
+    found = qemu.find(home.qemu_cache)
     disk_bytes = -(-image.virtual_bytes // CHUNK_BYTES) * CHUNK_BYTES
     machine = MachineDescription(
-        accelerator=accelerator.choose(found.binary, home.cache / "accelerator.json"),
+        accelerator=accelerator.choose(found.binary, home.accelerator_cache),
         machine_type=found.newest_q35,
         cpu=request.cpu,
         vcpus=request.vcpus,

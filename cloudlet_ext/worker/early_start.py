@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from cloudlet_ext.engine.errors import EngineError
 from cloudlet_ext.engine.fetch import Fetcher
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.engine.source import Source
+from cloudlet_ext.engine.view import TargetView
 from cloudlet_ext.hypervisor import command_line
 from cloudlet_ext.hypervisor.errors import HypervisorError
 from cloudlet_ext.hypervisor.nbd import NbdServer
@@ -71,14 +72,14 @@ class Recorder:
             return np.fromiter(self._seen, dtype=np.int64)
 
 
-def make_top_layer(guest: server.Server, base: Base) -> None:
-    """Make the guest's own, empty disk layer. Its backing is the layer that will be there at the end."""
+def launch(guest: server.Server, base: Base) -> None:
+    """Start QEMU with plain RAM on an empty disk layer; the NBD server must be there.
+
+    The backing that the layer names is the one that will be there at the end.
+    """
     disk = guest.folder / server.DISK_NAME
     Qcow2Writer.create(disk, base.layout.disk_bytes, backing=server.FILL_NAME).close()
 
-
-def launch(guest: server.Server, base: Base) -> None:
-    """Start QEMU on the top layer, with plain RAM; the NBD server must be there."""
     files = replace(starting.base_files(base, memory=False), view_socket=Path(VIEW_SOCKET))
     guest.launch(files, incoming=True)
     capability = {"capability": "postcopy-ram", "state": True}
@@ -93,53 +94,63 @@ def prepare(run: Synthesis, waiting: probe.Probe | None) -> None:
         waiting.prepare(run.guest)
 
 
-class _Disk:
-    """The disk below the guest's own layer, as the NBD server reads it."""
+class Disk:
+    """The disk below the guest's own layer: an NBD server whose reads wait for what is not here."""
 
-    def __init__(self, run: Synthesis) -> None:
-        self._run = run
-        self.fetcher: Fetcher | None = None
-        self.open = threading.Event()
-
-    def read(self, offset: int, length: int) -> memoryview:
-        """Whole chunks; waits for those that are not here and has them fetched first."""
-        self.open.wait()
-        assert self.fetcher is not None
-        first, end = offset // CHUNK_BYTES, (offset + length) // CHUNK_BYTES
-        numbers = np.arange(first, end, dtype=np.int64)
-        missing = self._run.view.segments(numbers[~self._run.view.ready(numbers)])
-        if missing:
-            self.fetcher.want(missing)
-            self.fetcher.wait(missing)
-        return memoryview(np.ascontiguousarray(self._run.view.read(numbers))).cast("B")
-
-
-def bring_up(
-    run: Synthesis, source: Source, launcher: Any, waiting: probe.Probe | None, recorder: Recorder | None
-) -> Answered:
-    """Run the guest at once, feed it, and take everything that stands in for its disk away at the end."""
-    guest, report = run.guest, run.report
-    disk = _Disk(run)
-    report.stage("start")
-    with contextlib.ExitStack() as stack:
-        nbd = NbdServer(
+    def __init__(self, guest: server.Server, base: Base, recorder: Recorder | None) -> None:
+        self._known = threading.Event()
+        self._view: TargetView | None = None
+        self._fetcher: Fetcher | None = None
+        self._nbd = NbdServer(
             guest.folder / VIEW_SOCKET,
-            run.base.layout.disk_bytes,
-            disk.read,
+            base.layout.disk_bytes,
+            self._read,
             name="disk",
             on_read=recorder.disk if recorder else None,
         )
-        stack.callback(nbd.close)
-        launcher.begin()
+
+    def show(self, view: TargetView, fetcher: Fetcher) -> None:
+        """From now on it is known what the disk holds."""
+        self._view, self._fetcher = view, fetcher
+        self._known.set()
+
+    def _read(self, offset: int, length: int) -> memoryview:
+        """Whole chunks; those that are not here are fetched before all others."""
+        self._known.wait()
+        if self._view is None or self._fetcher is None:
+            raise OSError("the disk was closed before it was known")
+        first, end = offset // CHUNK_BYTES, (offset + length) // CHUNK_BYTES
+        numbers = np.arange(first, end, dtype=np.int64)
+        missing = self._view.segments(numbers[~self._view.ready(numbers)])
+        if missing:
+            self._fetcher.want(missing)
+            self._fetcher.wait(missing)
+        return memoryview(np.ascontiguousarray(self._view.read(numbers))).cast("B")
+
+    def close(self) -> None:
+        """End the server; reads that still wait fail."""
+        self._known.set()
+        self._nbd.close()
+
+
+def bring_up(
+    run: Synthesis,
+    source: Source,
+    disk: Disk,
+    wait_for_qemu: Callable[[], None],
+    waiting: probe.Probe | None,
+    recorder: Recorder | None,
+) -> Answered:
+    """Run the guest at once, feed it, and take everything that stands in for its disk away at the end."""
+    guest, report = run.guest, run.report
+    report.stage("start")
+    with contextlib.ExitStack() as stack:
         feed: list[PostcopySource] = []
-        fetcher = stack.enter_context(
-            run.fetcher(source, lambda _: _arrived(run, fetcher, feed))
-        )
-        disk.fetcher = fetcher
-        disk.open.set()
+        fetcher: Fetcher = stack.enter_context(run.fetcher(source, lambda _: _arrived(run, fetcher, feed)))
+        disk.show(run.view, fetcher)
         order = run.overlay.load_order()
         supply = pages.MemorySupply(run.base, run.view.table, run.view, run.store, fetcher, order)
-        launcher.ready()
+        wait_for_qemu()
         prepare(run, waiting)
         with _feeding(run, supply, fetcher, recorder, feed) as feeder:
             guest.monitor.wait_status({"running", "paused"}, _RUN_TIMEOUT_S)
@@ -151,6 +162,7 @@ def bring_up(
                 reply = _reply(run, waiting, fetcher)
                 first_reply_s = report.elapsed_s
                 report.note(f"first reply after {first_reply_s:.2f} s")
+            supply.release()
             if recorder is not None:
                 recorder.recording = False
                 feed[0].hold_push = False

@@ -60,6 +60,16 @@ class Home:
         """Folder for what can be found out again."""
         return self._folder("cache")
 
+    @property
+    def qemu_cache(self) -> Path:
+        """What QEMU said of itself."""
+        return self.cache / "qemu.json"
+
+    @property
+    def accelerator_cache(self) -> Path:
+        """Which accelerator works."""
+        return self.cache / "accelerator.json"
+
     def _folder(self, name: str) -> Path:
         folder = self.path / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -55,6 +55,10 @@ def _read(view: TargetView, block: str, first: int, numbers: Numbers) -> Iterato
         yield block, span - first, view.read(span)
 
 
+_HOLD_S = 1.0
+"""How long pages of the base that are not in the recorded working set are held back, unless the guest answers earlier."""
+
+
 class MemorySupply:
     """Feeds an early start: pages of the working set first, then what arrives, then the base's pages.
 
@@ -66,7 +70,6 @@ class MemorySupply:
     ) -> None:
         self._offset = base.layout.disk_chunks
         self._view, self._store, self._fetcher = view, store, fetcher
-        self._lock = threading.Lock()
         numbers, kinds, sources = table.expand()
         memory = numbers >= self._offset
         numbers, kinds, sources = numbers[memory], kinds[memory], sources[memory]
@@ -80,6 +83,8 @@ class MemorySupply:
         self._here = np.concatenate((early, rest)) - self._offset
         self._early = len(early)
         self._given = 0
+        # Pages that nobody has asked for yet would compete with the guest for the cores.
+        self._released_at = time.monotonic() + (_HOLD_S if len(order) else 0.0)
         segments = store.segment_of(sources[stored]) if stored.any() else np.empty(0, np.int64)
         by_segment = np.argsort(segments, kind="stable")
         self._stored = numbers[stored][by_segment] - self._offset
@@ -114,7 +119,13 @@ class MemorySupply:
             now, self._arrived = self._arrived[:limit], self._arrived[limit:]
             self._pushed_stored += len(now)
             return now
+        if time.monotonic() < self._released_at:
+            return self._here[:0]
         return self._next_here(limit)
+
+    def release(self) -> None:
+        """The guest has answered: push what it has not asked for."""
+        self._released_at = 0.0
 
     def exhausted(self) -> bool:
         """Whether all pages that are not zero were given."""

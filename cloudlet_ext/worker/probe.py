@@ -217,9 +217,7 @@ def wait(probe: Probe, server: Server, timeout_s: float) -> Answer:
         if not server.process.alive:
             raise errors.ServerGone(name=server.name, reason=server.process.log_tail())
         if time.monotonic() - began > timeout_s:
-            raise errors.ProbeTimedOut(
-                name=server.name, probe=probe.text, timeout_s=timeout_s, last=trying.last
-            )
+            raise errors.ProbeTimedOut(name=server.name, probe=probe.text, timeout_s=timeout_s, last=trying.last)
 
 
 def settle(server: Server, seconds: float) -> None:

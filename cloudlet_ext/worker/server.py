@@ -128,7 +128,7 @@ class Server:
 
     def launch(self, files: command_line.Files, *, incoming: bool) -> None:
         """Start its QEMU; the monitor answers when this returns."""
-        found = qemu.find()
+        found = qemu.find(self.home.qemu_cache)
         qemu.require_machine_type(found, self.machine.machine_type)
         arguments = command_line.command_line(
             self.machine.with_mac(self.record.mac),

@@ -41,9 +41,9 @@ def base_machine(home: Home, base: Base) -> MachineDescription:
     :class:`~cloudlet_ext.hypervisor.errors.MachineMismatch` names both accelerators, MachineTypeUnknown the QEMU version.
     """
     machine = MachineDescription.from_dict(base.machine)
-    found = qemu.find()
+    found = qemu.find(home.qemu_cache)
     qemu.require_machine_type(found, machine.machine_type)
-    here = accelerator.choose(found.binary, home.cache / "accelerator.json")
+    here = accelerator.choose(found.binary, home.accelerator_cache)
     machine.require_same(replace(machine, accelerator=here), "This host cannot resume the base")
     return machine
 
@@ -59,9 +59,7 @@ def base_files(base: Base, *, memory: bool) -> command_line.Files:
     )
 
 
-def load_state(
-    guest: server.Server, base: Base, state: DeviceState, changes: Iterable[PageRun]
-) -> None:
+def load_state(guest: server.Server, base: Base, state: DeviceState, changes: Iterable[PageRun]) -> None:
     """Send a state into a waiting QEMU over a mapped base; the guest runs when this returns."""
     guest.monitor.execute("migrate-incoming", uri="unix:incoming.sock")
     try:
@@ -88,9 +86,7 @@ def start_server(
     waiting = probe.parse(wait_for) if wait_for else None
     with home.open_base(base_name) as base:
         machine = base_machine(home, base)
-        guest = server.create(
-            home, name or server.new_name(base_name), machine, MAPPED, base_name, base
-        )
+        guest = server.create(home, name or server.new_name(base_name), machine, MAPPED, base_name, base)
         with server.undone_on_failure(guest):
             report.stage("start")
             disk = guest.folder / server.DISK_NAME
@@ -112,6 +108,4 @@ def start_server(
             report.stage("personalise")
             personal = clone.personalise(guest)
             guest.update(state="running")
-    return StartResult(
-        guest.name, base_name, MAPPED, load_s, first_reply_s, guest.record.forwards, personal
-    )
+    return StartResult(guest.name, base_name, MAPPED, load_s, first_reply_s, guest.record.forwards, personal)

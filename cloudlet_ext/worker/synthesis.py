@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,7 +89,7 @@ class Synthesis:
     running_s: float = 0.0
     pages_requested: int = 0
 
-    def fetcher(self, source: Source, on_arrival: object = None) -> Fetcher:
+    def fetcher(self, source: Source, on_arrival: Callable[[int], None]) -> Fetcher:
         """A fetcher of the overlay's chunks that keeps the guest paused while nothing comes."""
         return Fetcher(
             source,
@@ -96,7 +97,7 @@ class Synthesis:
             self.store,
             lambda segment, stored: self.overlay.unpack(segment, stored, self.base),
             patience=self.request.patience,
-            on_arrival=on_arrival if callable(on_arrival) else lambda number: None,
+            on_arrival=on_arrival,
             on_stall=self._stalled,
             on_recover=self._recovered,
         )
@@ -138,13 +139,14 @@ def synthesize(
             home, request.name or server.new_name(Path(overlay.path).stem), machine, AUTO, base_name, base
         )
         stack.enter_context(server.undone_on_failure(guest))
-        chosen = placement.choose(
-            request.placement, request.eager, overlay.chunk_segments, source.rate_bytes_per_s
-        )
+        chosen = placement.choose(request.placement, request.eager, overlay.chunk_segments, source.rate_bytes_per_s)
         report.note(f"placement: {chosen.kind} ({chosen.reason})")
         guest.update(placement=chosen.kind)
+        disk = early_start.Disk(guest, base, recorder) if chosen.kind == EARLY else None
+        if disk is not None:
+            stack.callback(disk.close)
         launcher = _Launcher(guest, base, chosen.kind)
-        stack.callback(launcher.abandon)
+        stack.callback(launcher.join)
         table = overlay.load_table()
         store = SlotStore(home.scratch, overlay.chunk_segments)
         stack.callback(store.close)
@@ -159,8 +161,10 @@ def synthesize(
             store=store,
             view=TargetView(base, table, store),
         )
-        bring_up = early_start.bring_up if chosen.kind == EARLY else _bring_up_mapped
-        answer = bring_up(run, source, launcher, waiting, recorder)
+        if disk is not None:
+            answer = early_start.bring_up(run, source, disk, launcher.ready, waiting, recorder)
+        else:
+            answer = _bring_up_mapped(run, source, waiting, recorder)
         report.stage("personalise")
         personal = clone.personalise(guest)
         guest.update(state="running")
@@ -192,9 +196,7 @@ def check_machine(home: Home, base: Base, overlay: OverlayFile) -> MachineDescri
     machine = MachineDescription.from_dict(overlay.machine)
     starting.base_machine(home, base).require_same(machine, f"The overlay {overlay.path} does not fit its base")
     if overlay.layout != base.layout:
-        raise errors.LayoutMismatch(
-            overlay=overlay.path, expected=base.layout.regions, found=overlay.layout.regions
-        )
+        raise errors.LayoutMismatch(overlay=overlay.path, expected=base.layout.regions, found=overlay.layout.regions)
     return machine
 
 
@@ -205,30 +207,15 @@ class _Launcher(threading.Thread):
         super().__init__(name="launch", daemon=True)
         self._guest, self._base, self._kind = guest, base, kind
         self._failure: BaseException | None = None
-        self._go = threading.Event()
-        self._wanted = False
         self.start()
 
     def run(self) -> None:
         """Thread."""
         try:
             if self._kind == EARLY:
-                early_start.make_top_layer(self._guest, self._base)
-                self._go.wait()
-                if self._wanted:
-                    early_start.launch(self._guest, self._base)
+                early_start.launch(self._guest, self._base)
         except BaseException as failure:  # raised again in ready()
             self._failure = failure
-
-    def begin(self) -> None:
-        """The NBD server that QEMU connects to is there."""
-        self._wanted = True
-        self._go.set()
-
-    def abandon(self) -> None:
-        """Start nothing any more, and wait for what has begun."""
-        self._go.set()
-        self.join()
 
     def ready(self) -> None:
         """Wait for QEMU; raises what kept it from starting."""
@@ -240,7 +227,6 @@ class _Launcher(threading.Thread):
 def _bring_up_mapped(
     run: Synthesis,
     source: Source,
-    launcher: _Launcher,
     waiting: probe.Probe | None,
     recorder: early_start.Recorder | None,
 ) -> early_start.Answered:
@@ -249,6 +235,7 @@ def _bring_up_mapped(
         raise errors.PlacementImpossible(placement=MAPPED, reason="recording needs an early start")
     report, guest = run.report, run.guest
     report.stage("fetch")
+    fetcher: Fetcher
     with run.fetcher(source, lambda _: report.progress(fetcher.bytes_fetched, run.overlay.file_bytes)) as fetcher:
         try:
             fetcher.wait_all()
