@@ -24,7 +24,7 @@ _BOOT_SECTOR = bytes([0xB0, 0x4B, 0xE6, 0xE9, 0xFA, 0xF4, 0xEB, 0xFD]).ljust(510
 
 
 def choose(binary: str, cache: Path) -> str:
-    """``$CLOUDLET_ACCEL`` if set, else the probed answer, which is remembered in ``cache`` for this boot of this host."""
+    """``$CLOUDLET_ACCEL`` if set, else the probed answer; ``cache`` remembers it for this boot of this host."""
     forced = os.environ.get("CLOUDLET_ACCEL")
     if forced is not None:
         if forced not in (KVM, TCG):

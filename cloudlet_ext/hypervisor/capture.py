@@ -8,6 +8,7 @@ file through a map, a whole run of records at a time. Where a page was sent more
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import socket
@@ -53,7 +54,7 @@ class StreamDrain:
             connection, _ = self._listener.accept()
             with connection:
                 self._drain(connection)
-        except BaseException as failure:  # handed to whoever waits in finish()
+        except BaseException as failure:  # noqa: BLE001 - handed to whoever waits in finish()
             self._failure = failure
 
     def _drain(self, connection: socket.socket) -> None:
@@ -117,8 +118,7 @@ class CapturedMemory:
         places = self.where[numbers]
         stride = stream.PAGE_RECORD.itemsize
         edges = np.flatnonzero(np.diff(places) != stride) + 1
-        bounds = [0, *edges.tolist(), len(numbers)]
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, last in itertools.pairwise([0, *edges.tolist(), len(numbers)]):
             if first < last and places[first] > 0:
                 out[first:last] = np.ndarray(
                     (last - first, stream.PAGE_BYTES), np.uint8, self.data, int(places[first]), (stride, 1)

@@ -18,8 +18,8 @@ TOP_NODE, BASE_NODE, VIEW_NODE, FILL_NODE = "top", "base", "view", "fill"
 class Files:
     """Where a server's files are. Relative names are in its directory, in which QEMU runs.
 
-    ``memory`` is the page file of a base when the guest's RAM shall be a private map of it, ``view_socket`` the socket of the
-    NBD server that stands for the disk below the top layer.
+    ``memory`` is the page file of a base when the guest's RAM shall be a private map of it,
+    ``view_socket`` the socket of the NBD server that stands for the disk below the top layer.
     """
 
     disk: Path
@@ -106,8 +106,8 @@ def devices(machine: MachineDescription, generation: str) -> list[str]:
 def memory(machine: MachineDescription, page_file: Path | None) -> list[str]:
     """RAM: plain, or a private map of a base's page file.
 
-    ``readonly=on,rom=off`` (QEMU 8.2) maps a file that is opened for reading only: nothing that QEMU does to discard RAM
-    can then reach the file, which other servers share.
+    ``readonly=on,rom=off`` (QEMU 8.2) maps a file that is opened for reading only: nothing that QEMU does to discard
+    RAM can then reach the file, which other servers share.
     """
     if page_file is None:
         backend = f"memory-backend-ram,id={RAM_ID},size={machine.memory_bytes}"

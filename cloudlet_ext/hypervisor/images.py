@@ -28,7 +28,7 @@ def _qemu_img(*arguments: str) -> str:
     binary = shutil.which("qemu-img")
     if binary is None:
         raise errors.QemuMissing(binary="qemu-img", reason="no such program on PATH")
-    done = subprocess.run([binary, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run([binary, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise errors.ImageUnusable(path=arguments[-1], reason=done.stderr.strip() or "qemu-img failed")
     return done.stdout

@@ -2,8 +2,8 @@
 """Early start: the virtual source of a post-copy migration.
 
 The device state goes first and the guest runs at once. A page that it touches and that is not there stops only
-the vCPU that touched it; QEMU asks for the page on the return path and gets it ahead of the rest, which is pushed in the
-background. Every page is sent once. Pages that are zero are sent only when they are asked for: at the end QEMU
+the vCPU that touched it; QEMU asks for the page on the return path and gets it ahead of the rest, which is pushed in
+the background. Every page is sent once. Pages that are zero are sent only when they are asked for: at the end QEMU
 gives up watching the RAM, and what was never sent is anonymous memory, which reads as zero.
 """
 

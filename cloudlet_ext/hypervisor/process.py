@@ -105,5 +105,4 @@ def spawn(binary: str, arguments: list[str], directory: Path) -> QemuProcess:
     # The child is waited for by pid (kill, alive), not through this object.
     child.returncode = 0
     started = start_ticks(child.pid)
-    process = QemuProcess(child.pid, started if started is not None else -1, directory)
-    return process
+    return QemuProcess(child.pid, started if started is not None else -1, directory)

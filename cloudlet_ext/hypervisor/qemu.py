@@ -37,7 +37,12 @@ class Qemu:
 def _output(binary: str, *arguments: str) -> str:
     try:
         done = subprocess.run(
-            [binary, *arguments], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, stdin=subprocess.DEVNULL
+            [binary, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PROBE_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as failure:
         raise errors.QemuMissing(binary=binary, reason=str(failure)) from failure
@@ -49,9 +54,9 @@ def _output(binary: str, *arguments: str) -> str:
 def find(cache: Path | None = None) -> Qemu:
     """The QEMU to use: ``$CLOUDLET_QEMU`` or ``qemu-system-x86_64``.
 
-    What it says of itself is remembered in ``cache`` for as long as the program file stays the same: asking takes 0.1 s.
+    What it says of itself is remembered in ``cache`` while the program file stays the same: asking takes 0.1 s.
 
-    :class:`errors.QemuMissing` when there is none, :class:`errors.QemuTooOld` with the version found and the one needed.
+    :class:`errors.QemuMissing` when there is none, :class:`errors.QemuTooOld` with the versions found and needed.
     """
     name = os.environ.get("CLOUDLET_QEMU", "qemu-system-x86_64")
     binary = shutil.which(name)

@@ -24,8 +24,8 @@ from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
 
 DEFAULT_CPU = "Nehalem"
-"""The level that Debian, Fedora and numpy's wheels assume (SSE4.2), and that emulation offers too: a base made on one host
-resumes on another."""
+"""The level that Debian, Fedora and numpy's wheels assume (SSE4.2), and that emulation offers too: a base made on one
+host resumes on another."""
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ class _Feeder(threading.Thread):
         """Thread."""
         try:
             self._source.run()
-        except BaseException as failure:  # raised again in check()
+        except BaseException as failure:  # noqa: BLE001 - raised again in check()
             self.failure = failure
 
     def check(self) -> None:

@@ -29,7 +29,7 @@ _TRIM_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class OverlayResult:
-    """An overlay that was written. ``pause_s``: how long the guest stood still (until its end, when it was not kept)."""
+    """An overlay that was written. ``pause_s``: how long the guest stood still for it."""
 
     summary: OverlaySummary
     create_s: float

@@ -56,7 +56,7 @@ def _read(view: TargetView, block: str, first: int, numbers: Numbers) -> Iterato
 
 
 _HOLD_S = 1.0
-"""How long pages of the base that are not in the recorded working set are held back, unless the guest answers earlier."""
+"""How long pages of the base that are not in the recorded working set are held back, unless the guest answers."""
 
 
 class MemorySupply:

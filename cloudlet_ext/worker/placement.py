@@ -10,8 +10,8 @@ from cloudlet_ext.worker import errors
 from cloudlet_ext.worker.starting import AUTO, EARLY, MAPPED
 
 _EARLY_OVERHEAD_S = 0.4
-"""What early start costs over a mapped base before the first reply: pages asked for one by one, and RAM that is copied, not
-shared (measured with the web workload, emulation: 0.9 s against 0.5 s with everything at hand)."""
+"""What early start costs over a mapped base before the first reply: pages asked for one by one, and RAM that is copied,
+not shared (measured with the web workload, emulation: 0.9 s against 0.5 s with everything at hand)."""
 
 
 @dataclass(frozen=True)

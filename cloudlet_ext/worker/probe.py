@@ -35,7 +35,7 @@ class Probe(ABC):
 
     text: str
 
-    def prepare(self, server: Server) -> None:
+    def prepare(self, server: Server) -> None:  # noqa: B027 - most probes need nothing
         """Make what the attempts need, for instance a port forward."""
 
     @abstractmethod
@@ -130,6 +130,7 @@ class CommandProbe(Probe):
             done = subprocess.run(
                 ["/bin/sh", "-c", self._line],
                 env=environment,
+                check=False,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=_ATTEMPT_TIMEOUT_S,

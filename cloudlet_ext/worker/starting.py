@@ -24,7 +24,7 @@ _LOAD_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class StartResult:
-    """A server that runs. Times in seconds: ``load_s`` of the state; ``first_reply_s`` from QEMU's socket being there."""
+    """A server that runs. Seconds: ``load_s`` of the state, ``first_reply_s`` since QEMU's socket was there."""
 
     name: str
     base: str
@@ -38,7 +38,7 @@ class StartResult:
 def base_machine(home: Home, base: Base) -> MachineDescription:
     """The machine of a base, once it is sure that this host can be it.
 
-    :class:`~cloudlet_ext.hypervisor.errors.MachineMismatch` names both accelerators, MachineTypeUnknown the QEMU version.
+    MachineMismatch names both accelerators, MachineTypeUnknown the QEMU version here and the machine that is needed.
     """
     machine = MachineDescription.from_dict(base.machine)
     found = qemu.find(home.qemu_cache)

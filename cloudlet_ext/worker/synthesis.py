@@ -214,7 +214,7 @@ class _Launcher(threading.Thread):
         try:
             if self._kind == EARLY:
                 early_start.launch(self._guest, self._base)
-        except BaseException as failure:  # raised again in ready()
+        except BaseException as failure:  # noqa: BLE001 - raised again in ready()
             self._failure = failure
 
     def ready(self) -> None:
