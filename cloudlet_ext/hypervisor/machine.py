@@ -20,8 +20,8 @@ class MachineDescription:
     """The guest-visible machine. Sizes in bytes; ``mac`` is the address that the captured guest had.
 
     ``model`` numbers the set of devices and their addresses (:func:`cloudlet_ext.hypervisor.command_line.devices`);
-    ``agent`` tells that the captured guest ran a guest agent; ``direct_kernel`` that QEMU loads a kernel (and an initrd)
-    that are parts of the base.
+    ``agent`` tells that the captured guest ran a guest agent; ``direct_kernel`` that QEMU loads a kernel (and an
+    initrd) that are parts of the base.
     """
 
     accelerator: str
