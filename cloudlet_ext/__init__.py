@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cloudlet extensions for OpenStack: running VMs from a base and a small overlay, within seconds.
+"""The cloudlet layer for stock OpenStack: VM overlays, handoff, discovery."""
 
-``engine`` knows the bytes, ``hypervisor`` knows QEMU, ``worker`` joins the two, ``cmd`` is the command line.
-"""
+from __future__ import annotations
 
-from importlib import metadata
 
-try:
-    __version__ = metadata.version("cloudlet-ext")
-except metadata.PackageNotFoundError:  # run from a tree that is not installed
-    __version__ = "0.0.0"
+def __getattr__(name: str) -> str:
+    # Asking for the version reads the installed packages' records: not at every start.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cloudlet-ext")
+    raise AttributeError(name)
