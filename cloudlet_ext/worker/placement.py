@@ -13,6 +13,9 @@ _EARLY_OVERHEAD_S = 0.4
 """What early start costs over a mapped base before the first reply: pages asked for one by one, and RAM that is copied,
 not shared (measured with the web workload, emulation: 0.9 s against 0.5 s with everything at hand)."""
 
+_SMALL_BYTES = 2 << 20
+"""What even a link of 38 Mbit/s brings within the overhead of an early start."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -25,7 +28,7 @@ class Placement:
 def choose(asked: str, eager: bool, segments: tuple[SegmentInfo, ...], rate_bytes_per_s: float | None) -> Placement:
     """Choose by the time until the guest can answer: all of the overlay, or its working set and a penalty.
 
-    Without a recorded working set half of the overlay is taken to be needed.
+    ``local``: the overlay is a file here. Without a recorded working set half of the overlay is taken to be needed.
     """
     if asked == EARLY and eager:
         raise errors.PlacementImpossible(
@@ -39,8 +42,12 @@ def choose(asked: str, eager: bool, segments: tuple[SegmentInfo, ...], rate_byte
     first = sum(segment.stored_bytes for segment in segments if segment.section == "working_set")
     recorded = first > 0
     needed = first if recorded else total // 2
+    if local:
+        return Placement(MAPPED, "the overlay is on this host")
     if rate_bytes_per_s is None:
-        return Placement(MAPPED, f"the overlay is small ({total / 1e6:.1f} MB)")
+        if total < _SMALL_BYTES:
+            return Placement(MAPPED, f"the overlay is small ({total / 1e6:.1f} MB)")
+        return Placement(EARLY, f"{total / 1e6:.1f} MB are to come, and the link's rate is not known yet")
     whole_s, early_s = total / rate_bytes_per_s, needed / rate_bytes_per_s + _EARLY_OVERHEAD_S
     what = "its recorded working set" if recorded else "half of it (no working set was recorded)"
     comparison = (
