@@ -25,7 +25,14 @@ class Placement:
     reason: str
 
 
-def choose(asked: str, eager: bool, segments: tuple[SegmentInfo, ...], rate_bytes_per_s: float | None) -> Placement:
+def choose(
+    asked: str,
+    eager: bool,
+    segments: tuple[SegmentInfo, ...],
+    *,
+    local: bool,
+    rate_bytes_per_s: float | None,
+) -> Placement:
     """Choose by the time until the guest can answer: all of the overlay, or its working set and a penalty.
 
     ``local``: the overlay is a file here. Without a recorded working set half of the overlay is taken to be needed.

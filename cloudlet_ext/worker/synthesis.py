@@ -142,7 +142,13 @@ def synthesize(
             home, request.name or server.new_name(Path(overlay.path).stem), machine, AUTO, base_name, base
         )
         stack.enter_context(server.undone_on_failure(guest))
-        chosen = placement.choose(request.placement, request.eager, overlay.chunk_segments, source.rate_bytes_per_s)
+        chosen = placement.choose(
+            request.placement,
+            request.eager,
+            overlay.chunk_segments,
+            local=isinstance(source, FileSource),
+            rate_bytes_per_s=source.rate_bytes_per_s,
+        )
         report.note(f"placement: {chosen.kind} ({chosen.reason})")
         guest.update(placement=chosen.kind)
         disk = early_start.Disk(guest, base, recorder) if chosen.kind == EARLY else None
