@@ -66,17 +66,13 @@ def decode_base_manifest(data: bytes, path: str) -> BaseManifest:
     """Read and check the manifest of a base; Malformed names the field."""
     reader = ManifestReader(data, path, {"machine", "parts", "regions", "version"})
     reader.number(reader.document["version"], "version", VERSION, VERSION)
-    return BaseManifest(
-        reader.layout(), reader.machine(), reader.parts(REQUIRED_PARTS, OPTIONAL_PARTS)
-    )
+    return BaseManifest(reader.layout(), reader.machine(), reader.parts(REQUIRED_PARTS, OPTIONAL_PARTS))
 
 
 class Base:
     """A base directory: manifest, disk, memory, device state, index, perhaps kernel and initrd."""
 
-    def __init__(
-        self, folder: Path, manifest: BaseManifest, disk: Qcow2Image | None, memory: RawImage
-    ) -> None:
+    def __init__(self, folder: Path, manifest: BaseManifest, disk: Qcow2Image | None, memory: RawImage) -> None:
         self.folder = folder
         self.manifest = manifest
         self._disk = disk
@@ -94,9 +90,7 @@ class Base:
             raise FileMissing(path=str(folder))
         path = _part_path(folder, MANIFEST_NAME)
         if path.stat().st_size > _MANIFEST_LIMIT_BYTES:
-            raise Malformed(
-                path=str(path), place="its size", reason="it is too large for a manifest"
-            )
+            raise Malformed(path=str(path), place="its size", reason="it is too large for a manifest")
         manifest = decode_base_manifest(path.read_bytes(), str(path))
         for name, part in manifest.parts.items():
             _check_size(_part_path(folder, name), part.bytes)
@@ -271,9 +265,7 @@ def _check_size(path: Path, expected: int) -> None:
     if found < expected:
         raise Truncated(path=str(path), place="the file", expected=expected, found=found)
     if found > expected:
-        raise Malformed(
-            path=str(path), place="its end", reason=f"{found} bytes where {expected} belong"
-        )
+        raise Malformed(path=str(path), place="its end", reason=f"{found} bytes where {expected} belong")
 
 
 def _check_digest(path: Path, found: bytes, part: Part) -> None:

@@ -116,16 +116,12 @@ def export_base(
         spool.add_content(DEVICE, base.load_device(), chosen)
         _add_files(spool, base, chosen)
         done = 0
-        for (section, _), (content, stored) in zip(
-            groups, compress_all(tasks, chosen), strict=True
-        ):
+        for (section, _), (content, stored) in zip(groups, compress_all(tasks, chosen), strict=True):
             slots = len(content.data) // CHUNK_BYTES
             spool.add(CHUNKS, stored, len(content.data), section, slots)
             done += len(content.data)
             progress(done, len(homes) * CHUNK_BYTES)
-        manifest = Manifest(
-            None, base.layout, base.machine, tuple(spool.segments), base.manifest.parts
-        )
+        manifest = Manifest(None, base.layout, base.machine, tuple(spool.segments), base.manifest.parts)
         header = write_container(fd, BASE, manifest, spool)
         return HEADER_BYTES + header.manifest_stored_bytes + spool.stored_bytes
 

@@ -139,9 +139,7 @@ def _read_journal(journal: Path, identity: str) -> set[int]:
     return {int(line) for line in lines[1:] if line.isdecimal()}
 
 
-def _unpacked(
-    file: BaseFile, segments: list[SegmentInfo]
-) -> Iterator[tuple[list[SegmentInfo], list[bytes]]]:
+def _unpacked(file: BaseFile, segments: list[SegmentInfo]) -> Iterator[tuple[list[SegmentInfo], list[bytes]]]:
     """Segments of one request after the other, unpacked, while the next request is under way."""
     container = file.container
 
@@ -217,9 +215,7 @@ def _build(file: BaseFile, partial: Path) -> None:
             )
 
 
-def _content(
-    file: BaseFile, slots: Chunks, first: int, end: int
-) -> Iterator[tuple[Numbers, Chunks]]:
+def _content(file: BaseFile, slots: Chunks, first: int, end: int) -> Iterator[tuple[Numbers, Chunks]]:
     """Non-zero chunks from ``first`` to ``end``: numbers and content, 1 MiB at a time."""
     for at in range(first, end, SPAN_CHUNKS):
         numbers = np.arange(at, min(at + SPAN_CHUNKS, end))

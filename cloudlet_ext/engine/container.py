@@ -109,14 +109,10 @@ def open_container(source: ByteSource, kind: bytes) -> Container:
     if size is not None and size < needed:
         raise Truncated(path=path, place=_place_at(manifest, size), expected=needed, found=size)
     if size is not None and size > needed:
-        raise Malformed(
-            path=path, place="its end", reason=f"{size} bytes where {needed} belong to the file"
-        )
+        raise Malformed(path=path, place="its end", reason=f"{size} bytes where {needed} belong to the file")
     has_prefix = any(segment.prefix for segment in manifest.segments)
     if has_prefix != bool(header.features & PREFIX):
-        raise Malformed(
-            path=path, place="the header", reason="feature prefix does not fit the segments"
-        )
+        raise Malformed(path=path, place="the header", reason="feature prefix does not fit the segments")
     return Container(source, header, manifest)
 
 
@@ -124,7 +120,7 @@ class SegmentSpool:
     """Segments that are being written, in a file without a name: the manifest goes before them."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
         self.segments: list[SegmentInfo] = []
         self.stored_bytes = 0
         self._slots = 0
@@ -198,20 +194,14 @@ def write_container(fd: int, kind: bytes, manifest: Manifest, spool: SegmentSpoo
 def _manifest(stored: bytes, header: Header, path: str) -> Manifest:
     place = "the manifest"
     if len(stored) != header.manifest_stored_bytes:
-        raise Truncated(
-            path=path, place=place, expected=header.manifest_stored_bytes, found=len(stored)
-        )
+        raise Truncated(path=path, place=place, expected=header.manifest_stored_bytes, found=len(stored))
     found = digest(stored)
     if found != header.stored_digest:
-        raise Damaged(
-            path=path, place=place, expected=header.stored_digest.hex(), found=found.hex()
-        )
+        raise Damaged(path=path, place=place, expected=header.stored_digest.hex(), found=found.hex())
     plain = decompress(stored, header.manifest_bytes, b"", path, place)
     found = digest(plain)
     if found != header.manifest_digest:
-        raise Damaged(
-            path=path, place=place, expected=header.manifest_digest.hex(), found=found.hex()
-        )
+        raise Damaged(path=path, place=place, expected=header.manifest_digest.hex(), found=found.hex())
     return decode_manifest(plain, path, is_base=header.kind == BASE)
 
 

@@ -39,10 +39,7 @@ def chunk_digests(chunks: Chunks) -> ChunkDigests:
     """
     view = np.ascontiguousarray(chunks).reshape(-1).data
     digests = b"".join(
-        [
-            blake3(view[at : at + CHUNK_BYTES]).digest(CHUNK_DIGEST_BYTES)
-            for at in range(0, len(view), CHUNK_BYTES)
-        ]
+        [blake3(view[at : at + CHUNK_BYTES]).digest(CHUNK_DIGEST_BYTES) for at in range(0, len(view), CHUNK_BYTES)]
     )
     return np.frombuffer(digests, dtype=np.uint8).reshape(-1, CHUNK_DIGEST_BYTES)
 

@@ -93,9 +93,9 @@ def decode_header(data: bytes, path: str, kind: bytes) -> Header:
     if computed != own:
         raise Damaged(path=path, place="the header", expected=own.hex(), found=computed.hex())
     if found_kind != kind:
-        found = _KIND_NAMES.get(found_kind, repr(found_kind))
+        found = _KIND_NAMES.get(found_kind, f"file of kind {found_kind!r}")
         raise Malformed(
-            path=path, place="the header", reason=f"it is a {found}, not a {_KIND_NAMES[kind]}"
+            path=path, place="the header", reason=f"it is another kind of file: {found} instead of {_KIND_NAMES[kind]}"
         )
     _check_features(features, path)
     if any(reserved):
@@ -104,17 +104,12 @@ def decode_header(data: bytes, path: str, kind: bytes) -> Header:
         raise Malformed(
             path=path,
             place="the header",
-            reason=f"a manifest of {size} bytes, {stored} stored: "
-            f"both must be from 1 to {MANIFEST_LIMIT_BYTES}",
+            reason=f"a manifest of {size} bytes, {stored} stored: both must be from 1 to {MANIFEST_LIMIT_BYTES}",
         )
     return Header(kind, features, stored, size, manifest_digest, stored_digest, key, signature)
 
 
 def _check_features(features: int, path: str) -> None:
-    unknown = [
-        f"feature {bit}"
-        for bit in range(64)
-        if features >> bit & 1 and 1 << bit not in _FEATURE_NAMES
-    ]
+    unknown = [f"feature {bit}" for bit in range(64) if features >> bit & 1 and 1 << bit not in _FEATURE_NAMES]
     if unknown:
         raise UnknownFeature(path=path, features=", ".join(unknown))

@@ -82,15 +82,11 @@ class DigestIndex:
         return body + digest(body)
 
 
-def build_index(
-    disk_chunks: int, total_chunks: int, parts: Iterable[tuple[Numbers, ChunkDigests]]
-) -> DigestIndex:
+def build_index(disk_chunks: int, total_chunks: int, parts: Iterable[tuple[Numbers, ChunkDigests]]) -> DigestIndex:
     """Put ``parts`` (numbers, digests), given in ascending order of numbers, together."""
     pairs = list(parts)
     numbers = np.concatenate([np.empty(0, dtype=np.int64), *(pair[0] for pair in pairs)])
-    digests = np.concatenate(
-        [np.empty((0, CHUNK_DIGEST_BYTES), dtype=np.uint8), *(pair[1] for pair in pairs)]
-    )
+    digests = np.concatenate([np.empty((0, CHUNK_DIGEST_BYTES), dtype=np.uint8), *(pair[1] for pair in pairs)])
     return DigestIndex(disk_chunks, total_chunks, numbers, digests)
 
 
@@ -124,13 +120,11 @@ def open_index(path: Path, disk_chunks: int, total_chunks: int) -> DigestIndex:
             found=digest(body).hex(),
         )
     numbers = np.frombuffer(data, "<u8", count, _HEADER.size).astype(np.int64)
-    digests = np.frombuffer(
-        data, np.uint8, count * CHUNK_DIGEST_BYTES, _HEADER.size + 8 * count
-    ).reshape(-1, CHUNK_DIGEST_BYTES)
+    digests = np.frombuffer(data, np.uint8, count * CHUNK_DIGEST_BYTES, _HEADER.size + 8 * count).reshape(
+        -1, CHUNK_DIGEST_BYTES
+    )
     if count and ((np.diff(numbers) <= 0).any() or numbers[0] < 0 or numbers[-1] >= total_chunks):
-        raise Malformed(
-            path=name, place="the chunk numbers", reason="not ascending or outside the base"
-        )
+        raise Malformed(path=name, place="the chunk numbers", reason="not ascending or outside the base")
     return DigestIndex(disk_chunks, total_chunks, numbers, digests)
 
 

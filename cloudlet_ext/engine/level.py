@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 
-from cloudlet_ext.engine.compression import Content, compress
+from cloudlet_ext.engine.compression import Content, compress, thread_count
 
 AUTO = "auto"
 BEST = 19
@@ -26,9 +25,7 @@ _BUDGET_PER_SEGMENT_S = 0.0025
 """An overlay of 1 GiB of slots may take 2.5 s more: sending it takes minutes on a thin link."""
 
 
-def choose_level(
-    level: int | str, tasks: Sequence[Callable[[], Content]], budget_s: float | None = None
-) -> int:
+def choose_level(level: int | str, tasks: Sequence[Callable[[], Content]], budget_s: float | None = None) -> int:
     """``level`` if it is a number, else the highest that ``budget_s`` seconds allow for ``tasks``.
 
     All cores are counted on. Without ``budget_s`` it is half a second and 2.5 ms per segment.
@@ -42,9 +39,11 @@ def choose_level(
         return BEST
     if budget_s is None:
         budget_s = _BUDGET_S + _BUDGET_PER_SEGMENT_S * len(tasks)
-    each = _sample_s(tasks)
-    total = each * len(tasks) / min(len(os.sched_getaffinity(0)), len(tasks))
-    return max((level for level, cost in _COST.items() if total * cost <= budget_s), default=1)
+    total = _sample_s(tasks) * len(tasks)
+    fitting = (
+        level for level, cost in _COST.items() if total * cost / min(thread_count(level), len(tasks)) <= budget_s
+    )
+    return max(fitting, default=1)
 
 
 def _sample_s(tasks: Sequence[Callable[[], Content]]) -> float:

@@ -132,9 +132,7 @@ class Manifest:
 
 def canonical(document: Any) -> bytes:
     """JSON with sorted keys, no spaces, UTF-8: equal documents are equal bytes."""
-    text = json.dumps(
-        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
@@ -151,9 +149,7 @@ def encode_parts(parts: dict[str, Part]) -> dict[str, dict[str, Any]]:
 class ManifestReader:
     """Checks of JSON fields; every refusal is a Malformed that names the field."""
 
-    def __init__(
-        self, data: bytes, path: str, fields: set[str], optional: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, data: bytes, path: str, fields: set[str], optional: frozenset[str] = frozenset()) -> None:
         self.path = path
         try:
             document = json.loads(data)
@@ -186,11 +182,7 @@ class ManifestReader:
 
     def digest(self, value: Any, field: str) -> str:
         """64 lower-case hexadecimal digits."""
-        if (
-            not isinstance(value, str)
-            or len(value) != 2 * DIGEST_BYTES
-            or value.strip("0123456789abcdef")
-        ):
+        if not isinstance(value, str) or len(value) != 2 * DIGEST_BYTES or value.strip("0123456789abcdef"):
             self.refuse(field, f"{value!r:.80} is not a digest of 64 hexadecimal digits")
         return value
 
@@ -214,11 +206,7 @@ class ManifestReader:
             if not isinstance(row, list) or len(row) != 3:
                 self.refuse(field, "it is not [name, kind, chunks]")
             name, kind, chunks = row
-            if (
-                not isinstance(name, str)
-                or not 0 < len(name.encode()) <= _NAME_LIMIT
-                or not name.isprintable()
-            ):
+            if not isinstance(name, str) or not 0 < len(name.encode()) <= _NAME_LIMIT or not name.isprintable():
                 self.refuse(field, f"{name!r:.40} is not a name")
             if kind not in ("disk", "memory") or (kind == "disk" and regions):
                 self.refuse(field, f"kind {kind!r:.40} is not allowed here")
@@ -280,9 +268,7 @@ def _segments(reader: ManifestReader, layout: Layout, is_base: bool) -> tuple[Se
     ranks = [_rank(segment) for segment in segments]
     for number in range(1, len(ranks)):
         if ranks[number] < ranks[number - 1]:
-            reader.refuse(
-                f"segment {number}", f"a {segments[number].kind} segment cannot stand here"
-            )
+            reader.refuse(f"segment {number}", f"a {segments[number].kind} segment cannot stand here")
     kinds = [segment.kind for segment in segments]
     for kind in (TABLE, DEVICE, ORDER):
         if kinds.count(kind) != 1 and not (kind == ORDER and kinds.count(kind) == 0):
@@ -301,14 +287,10 @@ def _rank(segment: SegmentInfo) -> tuple[int, int]:
     return SEGMENT_KINDS.index(segment.kind), section
 
 
-def _segment(
-    reader: ManifestReader, row: Any, number: int, first_slot: int, layout: Layout
-) -> SegmentInfo:
+def _segment(reader: ManifestReader, row: Any, number: int, first_slot: int, layout: Layout) -> SegmentInfo:
     field = f"segment {number}"
     if not isinstance(row, list) or len(row) != 7:
-        reader.refuse(
-            field, "it is not [kind, section, stored bytes, bytes, digest, slots, prefix]"
-        )
+        reader.refuse(field, "it is not [kind, section, stored bytes, bytes, digest, slots, prefix]")
     kind, section, stored, size, digest, slots, prefix = row
     if kind not in SEGMENT_KINDS:
         reader.refuse(field, f"unknown kind {kind!r:.40}")
@@ -320,9 +302,7 @@ def _segment(
         most = min(TABLE_LIMIT_BYTES, encoded_bytes_limit(layout.total_chunks))
     else:
         most = SEGMENT_LIMIT_BYTES
-    reader.number(
-        stored, f"{field}, stored bytes", 1, TABLE_LIMIT_BYTES if kind == TABLE else most + 1024
-    )
+    reader.number(stored, f"{field}, stored bytes", 1, TABLE_LIMIT_BYTES if kind == TABLE else most + 1024)
     reader.number(size, f"{field}, bytes", 0, most)
     least = 1 if kind == CHUNKS else 0
     reader.number(slots, f"{field}, slots", least, SEGMENT_SLOTS if kind == CHUNKS else 0)

@@ -112,9 +112,7 @@ class OverlayFile:
         prefix = b""
         if segment.prefix:
             if base is None:
-                raise Malformed(
-                    path=self.path, place=segment.place, reason="the base is needed to unpack it"
-                )
+                raise Malformed(path=self.path, place=segment.place, reason="the base is needed to unpack it")
             prefix = segment_prefix(self.table, segment.first_slot, segment.slots, base)
         return self.container.unpack(segment, stored, prefix)
 

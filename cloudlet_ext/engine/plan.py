@@ -117,9 +117,7 @@ class _Planner:
     def add(self, changes: Changes) -> None:
         numbers = changes.numbers
         if len(numbers) and (numbers[0] < self._next or (np.diff(numbers) <= 0).any()):
-            raise ValueError(
-                "chunk numbers must ascend without repeats, the disk's before memory's"
-            )
+            raise ValueError("chunk numbers must ascend without repeats, the disk's before memory's")
         self._next = int(numbers[-1]) + 1 if len(numbers) else self._next
         for first in range(0, len(changes.numbers), SPAN_CHUNKS):
             span = slice(first, first + SPAN_CHUNKS)
@@ -138,9 +136,7 @@ class _Planner:
         numbers, kinds, sources = columns
         return ChunkTable.from_arrays(numbers, kinds, sources)
 
-    def _span(
-        self, numbers: Numbers, zero: NDArray[np.bool_], reader: ChunkReader
-    ) -> tuple[Kinds, Numbers]:
+    def _span(self, numbers: Numbers, zero: NDArray[np.bool_], reader: ChunkReader) -> tuple[Kinds, Numbers]:
         """Kinds and sources of at most SPAN_CHUNKS chunks."""
         kinds = np.full(len(numbers), ChunkKind.ZERO, dtype=np.uint8)
         sources = np.zeros(len(numbers), dtype=np.int64)

@@ -18,7 +18,7 @@ class SlotFile:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
         self._map: mmap.mmap | None = None
         self._chunks: Chunks = np.empty((0, CHUNK_BYTES), dtype=np.uint8)
         self.slots = 0

@@ -44,9 +44,7 @@ def chunk_classes(table: ChunkTable, layout: Layout) -> NDArray[np.uint8]:
     values = np.full(len(numbers), ChunkClass.STORED, dtype=np.uint8)
     values[kinds == ChunkKind.ZERO] = ChunkClass.ZERO
     base = kinds == ChunkKind.BASE
-    values[base] = np.where(
-        sources[base] < layout.disk_chunks, ChunkClass.BASE_DISK, ChunkClass.BASE_MEMORY
-    )
+    values[base] = np.where(sources[base] < layout.disk_chunks, ChunkClass.BASE_DISK, ChunkClass.BASE_MEMORY)
     stored = np.flatnonzero(kinds == ChunkKind.STORED)
     again = table.homes[sources[stored]] != numbers[stored]
     values[stored[again]] = ChunkClass.SAME_OVERLAY

@@ -143,9 +143,7 @@ def encoded_bytes_limit(total_chunks: int) -> int:
     return _COUNT_BYTES + ENTRY_BYTES * total_chunks
 
 
-def decode_table(
-    data: bytes, total_chunks: int, slots: int, path: str, base_chunks: int | None = None
-) -> ChunkTable:
+def decode_table(data: bytes, total_chunks: int, slots: int, path: str, base_chunks: int | None = None) -> ChunkTable:
     """Read what ChunkTable.encode() wrote and check it against the layout and the slots there are.
 
     ``base_chunks`` is the size of the base (the same layout unless told). Raises Malformed, which
