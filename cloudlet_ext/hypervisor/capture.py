@@ -8,6 +8,8 @@ file through a map, a whole run of records at a time. Where a page was sent more
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import mmap
 import os
@@ -24,8 +26,8 @@ from numpy.typing import NDArray
 from cloudlet_ext.hypervisor import errors, stream
 from cloudlet_ext.hypervisor.device_state import DeviceState
 
-_GROW_BYTES = 64 << 20
 _RECEIVE_BYTES = 1 << 20
+_CLOSE_LIMIT_S = 5.0
 
 
 class StreamDrain:
@@ -36,25 +38,38 @@ class StreamDrain:
     """
 
     def __init__(self, socket_path: Path, directory: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory, prefix="stream-")
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(socket_path))
-        self._listener.listen(1)
-        self._path = socket_path
+        self._path, self._directory = socket_path, directory
         self.bytes_drained = 0
         self.released = threading.Event()
         self.released.set()
         self._failure: BaseException | None = None
+        self._connection: socket.socket | None = None
         self._closing = False
+        with contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(tempfile.TemporaryFile(dir=directory, prefix="stream-"))
+            self._listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            self._listen(socket_path)
+            stack.pop_all()
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self._thread.start()
+
+    def _listen(self, path: Path) -> None:
+        """Listen, by the directory's descriptor: a unix socket's path is limited to 107 bytes, a directory's is not."""
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            self._listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+            self._listener.listen(1)
+        finally:
+            os.close(directory)
 
     def _run(self) -> None:
         try:
             connection, _ = self._listener.accept()
             with connection:
-                self._drain(connection)
-        except BaseException as failure:  # noqa: BLE001 - handed to whoever waits in finish()
+                self._connection = connection
+                if not self._closing:
+                    self._drain(connection)
+        except BaseException as failure:  # noqa: BLE001 - raised again in check()
             self._failure = failure
 
     def _drain(self, connection: socket.socket) -> None:
@@ -66,33 +81,48 @@ class StreamDrain:
             got = connection.recv_into(buffer)
             if not got:
                 return
-            os.pwrite(descriptor, buffer[:got], self.bytes_drained)
-            self.bytes_drained += got
+            piece = buffer[:got]
+            while piece:
+                written = os.pwrite(descriptor, piece, self.bytes_drained)
+                self.bytes_drained += written
+                piece = piece[written:]
+
+    def check(self) -> None:
+        """Raise what ended the drain early: :class:`errors.ScratchFull`, else :class:`errors.CaptureFailed`."""
+        failure = self._failure
+        if failure is None:
+            return
+        if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.ScratchFull(path=str(self._directory), what="the guest's state") from failure
+        raise errors.CaptureFailed(reason=str(failure)) from failure
 
     def finish(self, timeout_s: float) -> mmap.mmap:
         """Wait until QEMU has closed the stream; the whole of it as a map."""
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             raise errors.CaptureFailed(reason=f"the stream did not end within {timeout_s:.0f} s")
-        if self._failure is not None:
-            raise errors.CaptureFailed(reason=str(self._failure)) from self._failure
+        self.check()
         if not self.bytes_drained:
             raise errors.CaptureFailed(reason="QEMU sent nothing")
         return mmap.mmap(self._file.fileno(), self.bytes_drained, prot=mmap.PROT_READ)
 
     def close(self) -> None:
         """End the thread, remove the socket and the file."""
+        self._closing = True
         self.released.set()
-        try:
-            self._listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        for end in (self._listener, self._connection):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        # Before the file is closed: its descriptor's number may be another file's next.
+        self._thread.join(_CLOSE_LIMIT_S)
         self._listener.close()
         self._file.close()
         self._path.unlink(missing_ok=True)
 
 
 _UNKNOWN, _ZERO = 0, -1
+_DESCRIPTION = bytes([stream.EOF, stream.VMDESC])
 
 
 @dataclass(frozen=True)
@@ -157,7 +187,7 @@ class _Parser:
 
     def take_string(self) -> str:
         (length,) = self.take(">B")
-        return self.take_bytes(length).decode()
+        return self.take_bytes(length).decode(errors="backslashreplace")
 
     def configuration(self) -> bytes:
         """The configuration section: machine type and subsections, up to the first RAM section."""
@@ -166,7 +196,7 @@ class _Parser:
         if kind != stream.CONFIGURATION:
             raise self.fail(f"configuration section expected, found type {kind:#x}")
         self.take_bytes(length)
-        while self.data[self.at] == stream.SUBSECTION:
+        while self.data[self.at : self.at + 1] == bytes([stream.SUBSECTION]):
             self._skip_configuration_subsection()
         return self.data[begin : self.at]
 
@@ -208,6 +238,8 @@ class _Parser:
             if self.take(">BI") != (stream.FOOTER, number):
                 raise self.fail("section without its end mark")
             if kind == stream.END:
+                if not self.blocks:
+                    raise self.fail("the stream names no memory block")
                 return
 
     def records(self) -> None:
@@ -227,7 +259,9 @@ class _Parser:
                 raise self.fail(f"RAM record with unknown flags {flags:#x}")
 
     def _blocks(self, total: int) -> None:
-        blocks = []
+        if self.blocks:
+            raise self.fail("the memory blocks are named twice")
+        blocks: list[stream.RamBlock] = []
         while total > 0:
             name = self.take_string()
             (size,) = self.take(">Q")
@@ -248,6 +282,8 @@ class _Parser:
             self.block = self.take_string()
         if self.block not in self.first_page:
             raise self.fail(f"page of a block {self.block!r} that was never named")
+        if self.at + stride - 8 > len(self.data):
+            raise self.fail("the stream ends in the middle of a page")
         self._note(np.array([header], dtype=np.uint64), kind, stride, self.at - 8)
         self.at += stride - 8
         wanted = kind | stream.RAM_CONTINUE
@@ -281,17 +317,17 @@ class _Parser:
             self.where[base + pages] = _ZERO
 
     def devices(self) -> bytes:
-        """Everything after RAM, without the end mark and the description that may follow it."""
+        """Everything after RAM, without the end mark and the JSON description that follows it.
+
+        The sections have no length; the description, which QEMU writes last, tells that they are whole.
+        """
         tail = self.data[self.at :]
-        if tail.endswith(b"}"):
-            place = len(tail)
-            while (place := tail.rfind(b"\x00\x06", 0, place)) >= 0:
-                if struct.unpack_from(">I", tail, place + 2)[0] == len(tail) - place - 6:
-                    return tail[:place]
-            raise self.fail("the description that ends the stream has no beginning")
-        if not tail.endswith(b"\x00"):
-            raise self.fail("the stream has no end mark: QEMU did not finish it")
-        return tail[:-1]
+        place = len(tail)
+        while (place := tail.rfind(_DESCRIPTION, 0, place)) >= 0:
+            begin = place + len(_DESCRIPTION) + 4
+            if begin <= len(tail) and struct.unpack_from(">I", tail, begin - 4)[0] == len(tail) - begin:
+                return tail[:place]
+        raise self.fail("the device state is cut off: no description of it ends the stream")
 
 
 def parse(data: mmap.mmap) -> tuple[CapturedMemory, DeviceState]:

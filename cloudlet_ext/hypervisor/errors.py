@@ -31,6 +31,13 @@ class CaptureFailed(HypervisorError):
     msg_fmt = "The guest's state could not be captured: %(reason)s. The guest goes on as before."
 
 
+class ScratchFull(HypervisorError):
+    """There is no room for what a capture takes."""
+
+    exit_code = 8
+    msg_fmt = "No space is left in %(path)s for %(what)s. Free some, or choose another CLOUDLET_HOME."
+
+
 class MonitorFailed(HypervisorError):
     """The monitor's connection failed, or QEMU is gone."""
 
