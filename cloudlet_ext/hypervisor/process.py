@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from cloudlet_ext.hypervisor import errors
 
 LOG_NAME = "qemu.log"
 _LOG_TAIL_BYTES = 2000
+_LOG_LOOKS = 5
 
 
 def start_ticks(pid: int) -> int | None:
@@ -46,10 +49,14 @@ class QemuProcess:
 
     def log_tail(self) -> str:
         """What it said last."""
-        try:
-            data = (self.directory / LOG_NAME).read_bytes()
-        except FileNotFoundError:
-            return "no message"
+        data = b""
+        for _ in range(_LOG_LOOKS):
+            with contextlib.suppress(FileNotFoundError):
+                data = (self.directory / LOG_NAME).read_bytes()
+            if data:
+                break
+            # Its last words may still be on their way through the pipe.
+            time.sleep(0.02)
         return data[-_LOG_TAIL_BYTES:].decode(errors="replace").strip() or "no message"
 
     def died(self, stage: str) -> errors.QemuDied:
@@ -78,6 +85,30 @@ class QemuProcess:
             pass
 
 
+def _bounded_log(path: Path) -> int:
+    """A descriptor for QEMU's messages, of which the first 2000 are kept.
+
+    A guest over a mapped base can make QEMU complain for as long as it runs (its balloon offers free pages that cannot
+    be given back); whoever reads this pipe ends when QEMU does.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        keeper = subprocess.Popen(
+            ["/bin/sh", "-c", "dd bs=4096 count=2000 status=none; exec cat >/dev/null"],
+            cwd="/",
+            stdin=reader,
+            stdout=log,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    finally:
+        os.close(reader)
+        os.close(log)
+    threading.Thread(target=keeper.wait, name="log-keeper", daemon=True).start()
+    return writer
+
+
 def spawn(binary: str, arguments: list[str], directory: Path) -> QemuProcess:
     """Start QEMU in ``directory``, in a session of its own; it outlives its parent."""
     fifo = directory / "console.in"
@@ -86,7 +117,7 @@ def spawn(binary: str, arguments: list[str], directory: Path) -> QemuProcess:
     # The pipe is held open for reading and writing by QEMU itself (an inherited descriptor), so that
     # opening it does not wait for a writer and a writer that leaves does not end the input.
     holder = os.open(fifo, os.O_RDWR)
-    log = os.open(directory / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = _bounded_log(directory / LOG_NAME)
     try:
         child = subprocess.Popen(
             [binary, *arguments],

@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.base import MANIFEST_NAME, Base
+from cloudlet_ext.engine.digest import digest
 from cloudlet_ext.worker import errors
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -95,11 +96,13 @@ class Home:
         """The base of an identity; :class:`errors.BaseMissing` lists what is here."""
         known = []
         for name in self.base_names():
-            base = Base.open(self.bases / name)
-            if base.base_id == base_id:
-                return name, base
-            known.append(f"{name} ({base.base_id[:12]})")
-            base.close()
+            try:
+                found = digest((self.bases / name / MANIFEST_NAME).read_bytes()).hex()
+            except FileNotFoundError:
+                continue
+            if found == base_id:
+                return name, Base.open(self.bases / name)
+            known.append(f"{name} ({found[:12]})")
         raise errors.BaseMissing(overlay=overlay, base_id=base_id[:12], known=", ".join(known) or "none")
 
     @contextlib.contextmanager
