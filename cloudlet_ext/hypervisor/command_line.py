@@ -124,10 +124,14 @@ def _escape(path: Path) -> str:
 
 
 def command_line(
-    machine: MachineDescription, files: Files, *, generation: str, incoming: bool, forwards: list[str]
+    machine: MachineDescription, files: Files, *, generation: str, incoming: bool, isolated: bool = False
 ) -> list[str]:
-    """All arguments of QEMU. ``forwards`` are ``hostfwd`` rules; sockets and logs are relative to its directory."""
-    arguments = ["-nodefaults", "-no-user-config", "-display", "none", "-msg", "timestamp=on"]
+    """All arguments of QEMU; sockets and logs are relative to its directory.
+
+    Its system calls are limited as libvirt limits them: a guest that breaks out of its devices can start no program.
+    """
+    arguments = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    arguments += ["-nodefaults", "-no-user-config", "-display", "none", "-msg", "timestamp=on"]
     arguments += ["-machine", f"{machine.machine_type},accel={machine.accelerator},memory-backend={RAM_ID},vmport=off"]
     arguments += ["-cpu", machine.cpu, "-smp", str(machine.vcpus), "-rtc", "base=utc"]
     arguments += memory(machine, files.memory)
@@ -139,8 +143,8 @@ def command_line(
             arguments += ["-initrd", str(files.initrd)]
     for node in disk_nodes(files):
         arguments += ["-blockdev", json.dumps(node)]
-    network = "".join(f",hostfwd={rule}" for rule in forwards)
-    arguments += ["-netdev", f"user,id=net0{network}"]
+    # An isolated guest reaches neither this host (10.0.2.2 is its loopback) nor anything beyond; forwards work.
+    arguments += ["-netdev", f"user,id=net0,restrict={'on' if isolated else 'off'}"]
     arguments += ["-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off"]
     # A file that is fed by a named pipe, not a socket: the guest's terminal never sees a client come or go.
     arguments += ["-chardev", "file,id=console,path=console.log,append=on,input-path=console.in"]

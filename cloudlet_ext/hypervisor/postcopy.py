@@ -35,6 +35,9 @@ SEND_BUFFER_BYTES = 128 << 10
 
 _SHUT_TIMEOUT_S = 60.0
 
+# Payloads of the return path: a status; offset and length in bytes, in RP_REQ_PAGES_ID followed by a block's name.
+_SHUT, _REQUEST = struct.Struct(">I"), struct.Struct(">QI")
+
 
 class PageSupply(Protocol):
     """Where the pages come from."""
@@ -147,7 +150,7 @@ class PostcopySource:
             if self._push():
                 continue
             with self._changed:
-                if self._requests or self._failure or self._stopped:
+                if self._requests or self._failure or self._stopped or self._shut is not None:
                     continue
                 if self._supply.exhausted() and not len(self._awaited) and not self.hold_push:
                     break
@@ -161,6 +164,8 @@ class PostcopySource:
             raise errors.ResumeFailed(reason="stopped")
         if self._failure is not None:
             raise errors.ResumeFailed(reason=f"QEMU left: {self._failure}") from self._failure
+        if self._shut is not None:
+            raise errors.ResumeFailed(reason=f"QEMU ended the stream early, with status {self._shut}")
 
     def _serve(self) -> bool:
         """Send what was asked for and is ready; whether there was anything."""
@@ -169,7 +174,7 @@ class PostcopySource:
             self.pages_requested += len(fresh)
             if self._on_request is not None:
                 self._on_request(fresh)
-            fresh = fresh[~self._sent[fresh]]
+            fresh = fresh[~self._sent[fresh] & ~np.isin(fresh, self._awaited)]
             missing = fresh[~self._supply.ready(fresh)]
             if len(missing):
                 self._supply.want(missing)
@@ -242,26 +247,30 @@ class PostcopySource:
             return False
         kind, length = struct.unpack(">HH", head)
         payload = read(length)
-        if kind == stream.RP_SHUT:
+        if len(payload) < length:
+            self._fail(ConnectionError("the return path was closed in the middle of a message"))
+            return False
+        if kind == stream.RP_SHUT and length == _SHUT.size:
             with self._changed:
-                (self._shut,) = struct.unpack(">I", payload)
+                (self._shut,) = _SHUT.unpack(payload)
                 self._changed.notify_all()
             return False
-        if kind in (stream.RP_REQ_PAGES, stream.RP_REQ_PAGES_ID):
+        if kind in (stream.RP_REQ_PAGES, stream.RP_REQ_PAGES_ID) and length >= _REQUEST.size:
             self._request(kind, payload)
         elif kind not in (stream.RP_PONG, stream.RP_SWITCHOVER_ACK):
-            raise errors.BadStream(offset=0, reason=f"message {kind} on the return path")
+            raise errors.BadStream(offset=0, reason=f"message {kind} of {length} bytes on the return path")
         return True
 
     def _request(self, kind: int, payload: bytes) -> None:
-        offset, length = struct.unpack_from(">QI", payload)
+        offset, length = _REQUEST.unpack_from(payload)
         if kind == stream.RP_REQ_PAGES_ID:
-            self._last_block = payload[13 : 13 + payload[12]].decode()
+            name = payload[_REQUEST.size :]
+            self._last_block = name[1 : 1 + name[0]].decode(errors="backslashreplace") if name else ""
         number = self._by_name.get(self._last_block or "")
-        if number is None or offset + length > self._blocks[number].size_bytes:
+        if number is None or not length or offset + length > self._blocks[number].size_bytes:
             raise errors.BadStream(offset=0, reason=f"request for {length} bytes at {offset} of {self._last_block}")
-        first = int(self._starts[number]) + offset // stream.PAGE_BYTES
-        pages = np.arange(first, first + max(1, length // stream.PAGE_BYTES), dtype=np.int64)
+        start, page = int(self._starts[number]), stream.PAGE_BYTES
+        pages = np.arange(start + offset // page, start - (-(offset + length) // page), dtype=np.int64)
         with self._changed:
             self._requests.append(pages)
             self._changed.notify_all()

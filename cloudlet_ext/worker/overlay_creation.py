@@ -62,6 +62,8 @@ def create_overlay(
     check_output(out, overwrite)
     with home.lock("server", server_name):
         guest = server.load_running(home, server_name)
+        if guest.record.state != "running":
+            raise errors.Busy(what="server", name=server_name, pid=guest.record.owner[0])
         if guest.record.base_id is None:
             raise errors.BaseMissing(overlay=server_name, base_id="none", known="")
         _, base = home.find_base(guest.record.base_id, server_name)

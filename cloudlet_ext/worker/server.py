@@ -47,6 +47,7 @@ class ServerRecord:
     layers: tuple[str, ...] = (DISK_NAME,)
     pid: int = 0
     started: int = 0
+    isolated: bool = False
     state: str = "starting"
     owner: tuple[int, int] = (0, 0)
     forwards: dict[str, int] = field(default_factory=dict)
@@ -135,7 +136,7 @@ class Server:
             files,
             generation=str(uuid.uuid4()),
             incoming=incoming,
-            forwards=[],
+            isolated=self.record.isolated,
         )
         running = process.spawn(found.binary, arguments, self.folder)
         self.update(pid=running.pid, started=running.started)

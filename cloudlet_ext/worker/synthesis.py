@@ -39,7 +39,10 @@ __all__ = ["AUTO", "EARLY", "MAPPED", "SynthesisRequest", "SynthesisResult", "sy
 
 @dataclass(frozen=True)
 class SynthesisRequest:
-    """What to synthesise. ``overlay``: a path or a URL; ``forwards``: guest port -> host port (0: any)."""
+    """What to synthesise. ``overlay``: a path or a URL; ``forwards``: guest port -> host port (0: any).
+
+    ``isolated``: the guest reaches nothing but what comes through its forwards.
+    """
 
     overlay: str
     name: str | None = None
@@ -48,6 +51,7 @@ class SynthesisRequest:
     probe: str | None = None
     timeout_s: float = 120.0
     keyring: Path | None = None
+    isolated: bool = False
     forwards: dict[int, int] = field(default_factory=dict)
     policy: SourcePolicy = field(default_factory=SourcePolicy)
     patience: Patience = field(default_factory=Patience)
@@ -150,7 +154,7 @@ def synthesize(
             rate_bytes_per_s=source.rate_bytes_per_s,
         )
         report.note(f"placement: {chosen.kind} ({chosen.reason})")
-        guest.update(placement=chosen.kind)
+        guest.update(placement=chosen.kind, isolated=request.isolated)
         disk = early_start.Disk(guest, base, recorder) if chosen.kind == EARLY else None
         if disk is not None:
             stack.callback(disk.close)
