@@ -93,9 +93,7 @@ def test_several_clients_at_once(server: NbdServer, content: bytes, tmp_path: Pa
     source.write_bytes(content)
     command = ["qemu-img", "compare", "-f", "raw", "-F", "raw", server.uri, str(source)]
     clients = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
-    assert [client.communicate(timeout=60)[0] for client in clients] == [
-        b"Images are identical.\n"
-    ] * 4
+    assert [client.communicate(timeout=60)[0] for client in clients] == [b"Images are identical.\n"] * 4
 
 
 def test_as_backing_of_a_guest_disk(server: NbdServer, content: bytes, tmp_path: Path) -> None:
@@ -128,17 +126,9 @@ def test_default_export_name(server: NbdServer) -> None:
     run("qemu-img", "info", f"nbd+unix:///?socket={server.path}")
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    places=st.lists(
-        st.tuples(st.integers(0, SIZE // 512 - 1), st.integers(1, 5000)), min_size=1, max_size=20
-    )
-)
-def test_reads_anywhere(
-    server: NbdServer, content: bytes, tmp_path: Path, places: list[tuple[int, int]]
-) -> None:
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(places=st.lists(st.tuples(st.integers(0, SIZE // 512 - 1), st.integers(1, 5000)), min_size=1, max_size=20))
+def test_reads_anywhere(server: NbdServer, content: bytes, tmp_path: Path, places: list[tuple[int, int]]) -> None:
     commands = []
     for sector, count in places:
         offset, length = sector * 512, min(count * 512, SIZE - sector * 512)
@@ -149,9 +139,7 @@ def test_reads_anywhere(
         head, _, rest = line.partition(":  ")
         if len(head) == 8 and rest:
             shown += bytes.fromhex(rest[:48].replace(" ", ""))
-    expected = b"".join(
-        content[sector * 512 : sector * 512 + min(1024, count * 512)] for sector, count in places
-    )
+    expected = b"".join(content[sector * 512 : sector * 512 + min(1024, count * 512)] for sector, count in places)
     assert bytes(shown) == expected
 
 
@@ -177,9 +165,7 @@ def test_waiting_reads_of_one_connection_hold_up_no_other(server: NbdServer, dis
     disk.held = set(places)
     waiting = [f"aio_read {place} 4096" for place in places]
     words = [word for each in [*waiting, "read 0 4096", "read 4096 4096"] for word in ("-c", each)]
-    client = subprocess.Popen(
-        ["qemu-io", "-r", "-f", "raw", *words, server.uri], stdout=subprocess.DEVNULL
-    )
+    client = subprocess.Popen(["qemu-io", "-r", "-f", "raw", *words, server.uri], stdout=subprocess.DEVNULL)
     for _ in places:
         assert disk.begun.acquire(timeout=WAIT_S)
     # Fifteen wait; the sixteenth is answered, else QEMU could not go on to the one after it.

@@ -373,9 +373,7 @@ def test_memory_of_requests_is_bounded(tmp_path: Path) -> None:
     assert (4 << 20) < most <= nbd_connection.MAX_PENDING_BYTES
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     negotiated=st.booleans(),
     data=st.lists(
@@ -400,9 +398,7 @@ def test_memory_of_requests_is_bounded(tmp_path: Path) -> None:
         max_size=8,
     ),
 )
-def test_any_bytes_leave_the_server_alive(
-    server: NbdServer, negotiated: bool, data: list[bytes]
-) -> None:
+def test_any_bytes_leave_the_server_alive(server: NbdServer, negotiated: bool, data: list[bytes]) -> None:
     with Client(server) as client:
         if negotiated:
             client.go()
