@@ -302,12 +302,13 @@ def _segment(reader: ManifestReader, row: Any, number: int, first_slot: int, lay
         most = min(TABLE_LIMIT_BYTES, encoded_bytes_limit(layout.total_chunks))
     else:
         most = SEGMENT_LIMIT_BYTES
-    reader.number(stored, f"{field}, stored bytes", 1, TABLE_LIMIT_BYTES if kind == TABLE else most + 1024)
     reader.number(size, f"{field}, bytes", 0, most)
     least = 1 if kind == CHUNKS else 0
     reader.number(slots, f"{field}, slots", least, SEGMENT_SLOTS if kind == CHUNKS else 0)
     if kind == CHUNKS and size != slots * CHUNK_BYTES:
         reader.refuse(field, f"{size} bytes for {slots} slots")
+    # A frame that cannot be made smaller takes 3 bytes for each 128 KiB more.
+    reader.number(stored, f"{field}, stored bytes", 1, size + size // 1024 + 1024)
     reader.digest(digest, f"{field}, digest")
     return SegmentInfo(
         number,
