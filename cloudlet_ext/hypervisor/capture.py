@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cloudlet_ext.hypervisor import errors, stream
+from cloudlet_ext.hypervisor import errors, stream, unix_socket
 from cloudlet_ext.hypervisor.device_state import DeviceState
 
 _RECEIVE_BYTES = 1 << 20
@@ -47,20 +47,10 @@ class StreamDrain:
         self._closing = False
         with contextlib.ExitStack() as stack:
             self._file = stack.enter_context(tempfile.TemporaryFile(dir=directory, prefix="stream-"))
-            self._listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            self._listen(socket_path)
+            self._listener = stack.enter_context(unix_socket.listen(socket_path, 1))
             stack.pop_all()
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self._thread.start()
-
-    def _listen(self, path: Path) -> None:
-        """Listen, by the directory's descriptor: a unix socket's path is limited to 107 bytes, a directory's is not."""
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-        try:
-            self._listener.bind(f"/proc/self/fd/{directory}/{path.name}")
-            self._listener.listen(1)
-        finally:
-            os.close(directory)
 
     def _run(self) -> None:
         try:

@@ -106,7 +106,7 @@ class NbdSocketUnusable(HypervisorError):
     exit_code = 8
     msg_fmt = (
         "The disk's socket %(path)s cannot be made: %(reason)s. Choose a directory that can be written, "
-        "with a path of at most 107 bytes, and remove what has that name."
+        "and remove what has that name."
     )
 
 

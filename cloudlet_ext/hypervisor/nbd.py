@@ -8,7 +8,6 @@ not there yet is answered when it has come, and holds up no other read.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
@@ -16,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from cloudlet_ext.hypervisor import unix_socket
 from cloudlet_ext.hypervisor.errors import NbdSocketUnusable
 from cloudlet_ext.hypervisor.nbd_connection import Connection, Export, ReadFunction, ReadHook
 from cloudlet_ext.hypervisor.nbd_protocol import MINIMUM_BLOCK
@@ -58,20 +58,10 @@ class NbdServer:
         self._acceptor.start()
 
     def _listen(self, mode: int) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        bound = False
         try:
-            listener.bind(str(self.path))
-            bound = True
-            # Nobody can connect before listen(), so that there is no moment of wider permissions.
-            os.chmod(self.path, mode)
-            listener.listen(MAX_CONNECTIONS)
+            return unix_socket.listen(self.path, MAX_CONNECTIONS, mode)
         except OSError as error:
-            listener.close()
-            if bound:
-                self.path.unlink()
             raise NbdSocketUnusable(path=str(self.path), reason=error.strerror or error) from error
-        return listener
 
     @property
     def uri(self) -> str:

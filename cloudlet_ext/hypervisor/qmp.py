@@ -3,66 +3,66 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
+import concurrent.futures
+import contextlib
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import ExecuteError, QMPError
-from qemu.qmp.legacy import QEMUMonitorProtocol
+from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
-from cloudlet_ext.hypervisor import errors
+from cloudlet_ext.hypervisor import errors, unix_socket
+
+_CLOSE_LIMIT_S = 5.0
 
 
 class Monitor:
-    """One QMP connection; commands may come from several threads, one at a time.
+    """One QMP connection; commands may come from several threads.
 
-    The socket is reached through its directory's descriptor: the path of a unix socket is limited to 107 bytes, the
-    path of a server's directory is not.
+    The client's event loop has a thread of its own: a signal that interrupts whoever waits for an answer leaves the
+    connection whole, so that what was begun can still be undone through it.
     """
 
     def __init__(self, socket_path: Path, timeout_s: float = 10.0, alive: Callable[[], bool] | None = None) -> None:
-        self._directory = os.open(socket_path.parent, os.O_PATH | os.O_DIRECTORY)
-        self._lock = threading.Lock()
-        self._protocol: QEMUMonitorProtocol | None = None
+        """Connect; waits for the socket to be there for as long as ``alive`` says so, at most ``timeout_s``."""
+        self._timeout_s = max(1.0, timeout_s)
+        connection = _connect(socket_path, timeout_s, alive or (lambda: True))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="monitor", daemon=True)
+        self._thread.start()
+        self._client: QMPClient | None = QMPClient()
         try:
-            self._connect(socket_path, timeout_s, alive or (lambda: True))
+            self._wait("connect", self._client.connect(connection), self._timeout_s)
         except BaseException:
-            os.close(self._directory)
+            self.close()
+            connection.close()
             raise
 
-    def _connect(self, socket_path: Path, timeout_s: float, alive: Callable[[], bool]) -> None:
-        address = f"/proc/self/fd/{self._directory}/{socket_path.name}"
-        deadline = time.monotonic() + timeout_s
-        while True:
-            protocol = QEMUMonitorProtocol(address)
-            try:
-                protocol.settimeout(max(1.0, timeout_s))
-                protocol.connect(negotiate=True)
-            except (QMPError, OSError) as failure:
-                protocol.close()
-                if not alive() or time.monotonic() > deadline:
-                    raise errors.MonitorFailed(command="connect", reason=str(failure)) from failure
-                time.sleep(0.01)
-            else:
-                self._protocol = protocol
-                return
+    def _wait(self, command: str, doing: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
+        """The result of a coroutine in the client's thread."""
+        answer = asyncio.run_coroutine_threadsafe(asyncio.wait_for(doing, timeout_s), self._loop)
+        try:
+            return answer.result()
+        except ExecuteError as failure:
+            raise errors.MonitorRefused(command=command, reason=str(failure)) from failure
+        except TimeoutError as failure:
+            raise errors.MonitorFailed(command=command, reason=f"no answer within {timeout_s:.0f} s") from failure
+        except (QMPError, OSError, EOFError, concurrent.futures.CancelledError) as failure:
+            reason = str(failure) or type(failure).__name__
+            raise errors.MonitorFailed(command=command, reason=reason) from failure
+        finally:
+            answer.cancel()
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """Run one command; :class:`errors.MonitorFailed` holds QEMU's own words when it refuses."""
         arguments = {name.replace("_", "-"): value for name, value in arguments.items()}
-        with self._lock:
-            if self._protocol is None:
-                raise errors.MonitorFailed(command=command, reason="the monitor is closed")
-            try:
-                return self._protocol.cmd(command, **arguments)
-            except ExecuteError as failure:
-                raise errors.MonitorRefused(command=command, reason=str(failure)) from failure
-            except (QMPError, OSError, TimeoutError) as failure:
-                reason = str(failure) or type(failure).__name__
-                raise errors.MonitorFailed(command=command, reason=reason) from failure
+        if self._client is None:
+            raise errors.MonitorFailed(command=command, reason="the monitor is closed")
+        return self._wait(command, self._client.execute(command, arguments), self._timeout_s)
 
     def human(self, line: str) -> str:
         """Run a command of the human monitor, for what QMP does not offer."""
@@ -91,14 +91,39 @@ class Monitor:
 
     def close(self) -> None:
         """Close the connection; QEMU goes on."""
-        with self._lock:
-            if self._protocol is not None:
-                self._protocol.close()
-                self._protocol = None
-                os.close(self._directory)
+        client, self._client = self._client, None
+        if client is None:
+            return
+        with contextlib.suppress(errors.MonitorFailed):
+            self._wait("disconnect", _leave(client), _CLOSE_LIMIT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def __enter__(self) -> Monitor:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+async def _leave(client: QMPClient) -> None:
+    # What ended the connection before is raised by disconnect(), and is of no interest any more.
+    with contextlib.suppress(Exception):
+        if client.runstate is not Runstate.IDLE:
+            await client.disconnect()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _connect(path: Path, timeout_s: float, alive: Callable[[], bool]) -> socket.socket:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return unix_socket.connect(path, timeout_s)
+        except OSError as failure:
+            if not alive() or time.monotonic() > deadline:
+                raise errors.MonitorFailed(command="connect", reason=str(failure)) from failure
+        time.sleep(0.005)

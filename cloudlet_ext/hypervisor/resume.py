@@ -6,7 +6,6 @@ Meant for a QEMU whose RAM is a private map of a base's page file: what is not s
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cloudlet_ext.hypervisor import errors, stream
+from cloudlet_ext.hypervisor import errors, stream, unix_socket
 from cloudlet_ext.hypervisor.device_state import DeviceState
 
 PageRun = tuple[str, NDArray[np.int64], NDArray[np.uint8] | None]
@@ -25,17 +24,10 @@ _TIMEOUT_S = 60.0
 
 def connect(socket_path: Path, timeout_s: float = _TIMEOUT_S) -> socket.socket:
     """Connect to the unix socket on which QEMU waits for a migration."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(timeout_s)
-    directory = os.open(socket_path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
-        connection.connect(f"/proc/self/fd/{directory}/{socket_path.name}")
+        return unix_socket.connect(socket_path, timeout_s)
     except OSError as failure:
-        connection.close()
         raise errors.ResumeFailed(reason=f"no connection to {socket_path.name}: {failure}") from failure
-    finally:
-        os.close(directory)
-    return connection
 
 
 def send_all(connection: socket.socket, pieces: Iterable[bytes | memoryview]) -> None:
