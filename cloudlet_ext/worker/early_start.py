@@ -146,7 +146,7 @@ def bring_up(
     report.stage("start")
     with contextlib.ExitStack() as stack:
         feed: list[PostcopySource] = []
-        fetcher: Fetcher = stack.enter_context(run.fetcher(source, lambda _: _arrived(run, fetcher, feed)))
+        fetcher = stack.enter_context(run.fetcher(source, lambda: _wake(feed)))
         disk.show(run.view, fetcher)
         order = run.overlay.load_order()
         supply = pages.MemorySupply(run.base, run.view.table, run.view, run.store, fetcher, order)
@@ -177,8 +177,7 @@ def bring_up(
     return Answered(first_reply_s, max(resident_s, report.elapsed_s), reply)
 
 
-def _arrived(run: Synthesis, fetcher: Fetcher, feed: list[PostcopySource]) -> None:
-    run.report.progress(fetcher.bytes_fetched, run.overlay.file_bytes)
+def _wake(feed: list[PostcopySource]) -> None:
     for source in feed:
         source.wake()
 

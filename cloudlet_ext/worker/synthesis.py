@@ -94,16 +94,26 @@ class Synthesis:
     stalls: int = 0
     running_s: float = 0.0
     pages_requested: int = 0
+    arrived_bytes: int = 0
 
-    def fetcher(self, source: Source, on_arrival: Callable[[int], None]) -> Fetcher:
-        """A fetcher of the overlay's chunks that keeps the guest paused while nothing comes."""
+    def fetcher(self, source: Source, on_arrival: Callable[[], None] = lambda: None) -> Fetcher:
+        """A fetcher of the overlay's chunks that keeps the guest paused while nothing comes.
+
+        ``on_arrival`` is called, in another thread, with every segment that has arrived, perhaps before this returns.
+        """
+
+        def arrived(number: int) -> None:
+            self.arrived_bytes += self.overlay.segments[number].stored_bytes
+            self.report.progress(self.arrived_bytes, self.overlay.file_bytes)
+            on_arrival()
+
         return Fetcher(
             source,
             self.overlay.chunk_segments,
             self.store,
             lambda segment, stored: self.overlay.unpack(segment, stored, self.base),
             patience=self.request.patience,
-            on_arrival=on_arrival,
+            on_arrival=arrived,
             on_stall=self._stalled,
             on_recover=self._recovered,
         )
@@ -263,8 +273,7 @@ def _bring_up_mapped(
         raise errors.PlacementImpossible(placement=MAPPED, reason="recording needs an early start")
     report, guest = run.report, run.guest
     report.stage("fetch")
-    fetcher: Fetcher
-    with run.fetcher(source, lambda _: report.progress(fetcher.bytes_fetched, run.overlay.file_bytes)) as fetcher:
+    with run.fetcher(source) as fetcher:
         try:
             fetcher.wait_all()
         except EngineError as failure:
