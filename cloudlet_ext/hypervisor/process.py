@@ -29,6 +29,23 @@ def start_ticks(pid: int) -> int | None:
     return None if state in "ZX" else int(rest[18])
 
 
+def running_in(directory: Path) -> list[QemuProcess]:
+    """QEMU processes that were started in ``directory``, for when their maker ended before it could note their pid."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            is_inside = (entry / "cwd").samefile(directory)
+            is_qemu = b"path=qmp.sock" in (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        started = start_ticks(int(entry.name))
+        if is_inside and is_qemu and started is not None:
+            found.append(QemuProcess(int(entry.name), started, directory))
+    return found
+
+
 @dataclass(frozen=True)
 class QemuProcess:
     """A QEMU process in its directory (sockets, console, log)."""

@@ -121,8 +121,8 @@ def _boot(guest: server.Server, image: images.ImageInfo, folder: Path, disk_byte
         kernel=folder / KERNEL_NAME,
         initrd=folder / INITRD_NAME,
     )
+    # Its state stays "starting": it is nobody's server, and goes with the process that makes the base.
     guest.launch(files, incoming=False)
-    guest.update(state="running")
 
 
 def _capture(

@@ -148,3 +148,11 @@ class Home:
         finally:
             path.unlink(missing_ok=True)
             os.close(descriptor)
+
+    def is_locked(self, what: str, name: str) -> bool:
+        """Whether an operation has it now. Only looks: to try the lock would make an operation fail that begins now."""
+        try:
+            pid = (self._folder("locks") / f"{what}.{name}").read_text().strip()
+        except FileNotFoundError:
+            return False
+        return pid.isdecimal() and Path(f"/proc/{pid}").exists()

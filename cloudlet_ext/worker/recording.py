@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.overlay_writer import OverlaySummary, reorder_overlay
 from cloudlet_ext.worker import server
 from cloudlet_ext.worker.early_start import Recorder
+from cloudlet_ext.worker.errors import NotFound
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
 from cloudlet_ext.worker.synthesis import EARLY, SynthesisRequest, synthesize
@@ -44,8 +46,12 @@ def record(
             probe=probe_text,
             timeout_s=timeout_s,
         )
-        result = synthesize(home, request, report, recorder)
-        server.load(home, result.name).destroy()
+        try:
+            result = synthesize(home, request, report, recorder)
+        finally:
+            # It may be there after an interruption that came when it was complete.
+            with contextlib.suppress(NotFound):
+                server.load(home, str(request.name)).destroy()
         report.stage("reorder")
         order = recorder.order
         _, base = home.find_base(opened.base_id or "none", str(overlay))

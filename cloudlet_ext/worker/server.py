@@ -168,7 +168,9 @@ class Server:
     def destroy(self) -> None:
         """End its QEMU and remove its folder."""
         self.close()
-        self.process.kill()
+        # Without a pid its maker was interrupted right after it had started QEMU.
+        for running in [self.process] if self.record.pid else process.running_in(self.folder):
+            running.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -25,6 +25,7 @@ from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.patience import Patience
 from cloudlet_ext.engine.slot_store import SlotStore
 from cloudlet_ext.engine.source import Source, SourcePolicy, open_source
+from cloudlet_ext.engine.statistics import Statistics, count_classes
 from cloudlet_ext.engine.view import TargetView
 from cloudlet_ext.hypervisor.device_state import DeviceState
 from cloudlet_ext.hypervisor.errors import HypervisorError
@@ -76,6 +77,7 @@ class SynthesisResult:
     reply: bytes
     forwards: dict[str, int]
     clone: clone.CloneResult
+    statistics: Statistics
 
 
 @dataclass
@@ -207,6 +209,7 @@ def synthesize(
             reply=answer.reply,
             forwards=guest.record.forwards,
             clone=personal,
+            statistics=count_classes(overlay.table, overlay.layout),
         )
 
 
