@@ -274,7 +274,7 @@ class Fetcher:
             self._link.sample(latency_s, transfer.in_flight_before, transfer.window)
 
     def _take_in(self, offset: int, piece: bytes) -> None:
-        recovered = self._outage.byte_came()
+        recovered = self._outage.came(len(piece))
         view = memoryview(piece)
         for part in self._plan.slices(offset, len(view)):
             data, view = view[: part.length], view[part.length :]

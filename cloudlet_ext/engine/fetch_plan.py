@@ -73,7 +73,7 @@ class FetchPlan:
     def take(self, window: Window) -> Span | None:
         """The next request to make, or None if none may be made now."""
         span = self._take_wanted(window) or self._take_bulk(window)
-        if self._awaited:
+        if self._awaited or window.bulk_bytes <= window.quantum_bytes:
             self._is_held = True
         elif self.in_flight_bytes > window.held_bytes:
             self._is_held = False
@@ -86,16 +86,20 @@ class FetchPlan:
         """Whether less is in flight than the link brings in a round trip, although nothing held
         it."""
         return (
-            self.in_flight_bytes <= window.held_bytes
-            and not self._is_held
-            and window.bulk_bytes > window.quantum_bytes
-            and self.held_bytes < HELD_LIMIT_BYTES // 2
+            self.in_flight_bytes <= window.held_bytes and not self._is_held and self.held_bytes < HELD_LIMIT_BYTES // 2
         )
 
     def has_room(self, window: Window) -> bool:
         """Whether take() may give a request now. Cheap, and not exact."""
-        limit = window.held_bytes if self._awaited else window.bulk_bytes
-        return self.in_flight_bytes + window.quantum_bytes <= limit or bool(self._wanted)
+        return self._has_bulk_room(window) or bool(self._wanted)
+
+    def _has_bulk_room(self, window: Window) -> bool:
+        if not self.in_flight_bytes:
+            return True
+        if self._awaited:
+            # What is asked for now comes a round trip later, when this much has come before it.
+            return self.in_flight_bytes <= window.held_bytes
+        return self.in_flight_bytes + window.quantum_bytes <= window.bulk_bytes
 
     def _take_wanted(self, window: Window) -> Span | None:
         if self.in_flight_bytes >= max(window.bulk_bytes, 2 * window.quantum_bytes):
@@ -109,9 +113,7 @@ class FetchPlan:
         return None
 
     def _take_bulk(self, window: Window) -> Span | None:
-        limit = window.held_bytes if self._awaited else window.bulk_bytes
-        busy = self.in_flight_bytes + window.quantum_bytes > limit and self.in_flight_bytes > 0
-        if busy or self._bulk_in_flight >= self._bulk_requests:
+        if self._bulk_in_flight >= self._bulk_requests or not self._has_bulk_room(window):
             return None
         for index in self._holes:
             return self._rest_of(index, window.quantum_bytes, is_wanted=False)

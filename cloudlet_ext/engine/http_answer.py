@@ -22,6 +22,8 @@ TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 
+_FRAMING = {"content-range", "content-length", "transfer-encoding"}
+
 
 @dataclass(frozen=True)
 class Version:
@@ -81,6 +83,9 @@ def check_answer(request: Request, status: int, headers: Mapping[str, str], know
         raise SourceNotFound(source=request.source, reason=f"HTTP status {status}")
     if status in TEMPORARY:
         raise SourceInterrupted(source=request.source, offset=request.offset, reason=f"HTTP status {status}")
+    if status == 206 and not _FRAMING & {name.lower() for name in headers}:
+        # The library takes the end of a connection for the end of a header.
+        raise SourceInterrupted(source=request.source, offset=request.offset, reason="the header ended too early")
     if status == 416:
         raise request.too_short(_size_of_unsatisfied(headers))
     if status not in (200, 206):

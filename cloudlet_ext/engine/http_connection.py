@@ -26,6 +26,9 @@ POLL_S = 0.1
 Origin = tuple[str, str, int | None]
 """Scheme, host, port (None for the scheme's own)."""
 
+Addresses = list[tuple[int, tuple[object, ...]]]
+"""Address families and socket addresses."""
+
 _keys = itertools.count()
 
 
@@ -65,7 +68,8 @@ class Scissors:
 
     @contextlib.contextmanager
     def deadline(self, key: int, seconds: float) -> Iterator[None]:
-        """Cut connection ``key`` if the block takes longer than ``seconds``."""
+        """Cut connection ``key`` if the block takes longer than ``seconds``, and raise TimeoutError
+        after it: the library takes a header that was cut for a complete one."""
         with self._change:
             self._deadlines[key] = time.monotonic() + seconds
             if self._watch is None:
@@ -76,7 +80,9 @@ class Scissors:
             yield
         finally:
             with self._change:
-                self._deadlines.pop(key, None)
+                is_over = self._deadlines.pop(key, None) is None
+        if is_over or self.closed.is_set():
+            raise TimeoutError(f"no answer within {seconds:g} s")
 
     def _watch_deadlines(self) -> None:
         with self._change:
@@ -123,10 +129,18 @@ class _Cuttable(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         end = time.monotonic() + self._timeout_s
         problem = "no address"
-        for family, address in self._addresses(end):
-            sock = socket.socket(family, socket.SOCK_STREAM)
+        addresses = self._addresses(end)
+        for index, (family, address) in enumerate(addresses):
+            # The last address gets its share of the time even if those before do not answer.
+            now = time.monotonic()
+            share_end = now + (end - now) / (len(addresses) - index)
             try:
-                problem = self._establish(sock, address, end)
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:  # This machine may not have IPv6.
+                problem = str(error)
+                continue
+            try:
+                problem = self._establish(sock, address, share_end)
                 if not problem:
                     self.scissors.hold(self.key, sock)
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -147,23 +161,33 @@ class _Cuttable(HTTPConnection):
         while code == errno.EINPROGRESS:
             self._check_open()
             if time.monotonic() >= end:
-                return f"no answer in {self._timeout_s:g} s"
+                return "no answer"
             if poll.poll(POLL_S * 1000):
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return errno.errorcode.get(code, str(code)) if code else ""
 
-    def _addresses(self, end: float) -> list[tuple[int, tuple[object, ...]]]:
+    def _addresses(self, end: float) -> Addresses:
+        host = self.host.strip("[]")
+        try:
+            # A number needs no look-up, and so no thread.
+            found = _look_up(host, self.port, socket.AI_NUMERICHOST)
+        except OSError:
+            found = self._looked_up(host, end)
+        for _, address in found:
+            self._check_address(str(address[0]))
+        return found
+
+    def _looked_up(self, host: str, end: float) -> Addresses:
         # A name look-up cannot be cut, so it is left behind in a thread of its own.
-        answer: queue.SimpleQueue[list[tuple[int, tuple[object, ...]]] | OSError] = queue.SimpleQueue()
-        host, port = self.host.strip("[]"), self.port
+        answer: queue.SimpleQueue[Addresses | OSError] = queue.SimpleQueue()
 
         def look_up() -> None:
             try:
-                found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                answer.put([(int(entry[0]), entry[4]) for entry in found])
-            except (OSError, UnicodeError) as error:
-                answer.put(OSError(str(error)))
+                answer.put(_look_up(host, self.port))
+            except OSError as error:
+                answer.put(error)
 
+        self._check_open()
         threading.Thread(target=look_up, name="source-look-up", daemon=True).start()
         while True:
             self._check_open()
@@ -174,13 +198,13 @@ class _Cuttable(HTTPConnection):
                 raise self._interrupted(f"no answer to the look-up of {host}")
         if isinstance(found, OSError):
             raise self._interrupted(f"cannot look up {host} ({found})")
-        for _, address in found:
-            self._check_address(str(address[0]))
         return found
 
     def _check_address(self, text: str) -> None:
         # Checked on what the name resolved to, so that a name cannot point inwards later.
         address = ipaddress.ip_address(text.partition("%")[0])
+        if isinstance(address, ipaddress.IPv6Address):
+            address = address.ipv4_mapped or address
         local = address.is_loopback or address.is_link_local or address.is_unspecified
         if (local or address.is_multicast) and not self._local_allowed:
             raise SourceRefused(source=self._name, reason=f"{address} is a loopback or link-local address")
@@ -197,6 +221,14 @@ class _Cuttable(HTTPConnection):
         read.)"""
         self.close()
         self.scissors.release(self.key)
+
+
+def _look_up(host: str, port: int, flags: int = 0) -> Addresses:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError as error:
+        raise OSError(f"{host!r} is no host name") from error
+    return [(int(entry[0]), entry[4]) for entry in found]
 
 
 class PlainConnection(_Cuttable):

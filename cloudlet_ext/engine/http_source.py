@@ -181,7 +181,6 @@ class HttpSource:
 
     def _body(self, request: Request, answer: Answer, response: BaseHTTPResponse) -> Iterator[bytes]:
         got, pace = 0, Pace(self._policy)
-        self._meter.begin()
         try:
             while got < answer.length:
                 rest = answer.length - got
@@ -189,20 +188,23 @@ class HttpSource:
                     piece = response.read1(min(rest, PIECE_BYTES))
                 if not piece:
                     raise self._interrupted(request.offset + got, "the body ended too early")
-                if got:  # The first piece came, in part, before it was waited for.
+                if got:
                     self._meter.count(len(piece))
+                else:
+                    self._meter.begin()
                 got += len(piece)
                 if pace.too_slow(len(piece)):
-                    raise SourceTooSlow(
-                        source=self._name,
-                        offset=request.offset + got,
-                        reason=f"less than {self._policy.min_rate_bytes_per_s} bytes per second",
-                    )
+                    raise self._too_slow(request.offset + got)
                 yield piece
                 if len(piece) < CRUMB_BYTES < rest - len(piece):
                     time.sleep(CRUMB_PAUSE_S)
         finally:
-            self._meter.end()
+            if got:
+                self._meter.end()
+
+    def _too_slow(self, offset: int) -> SourceTooSlow:
+        least = self._policy.min_rate_bytes_per_s
+        return SourceTooSlow(source=self._name, offset=offset, reason=f"less than {least} bytes per second came")
 
     def _ask(self, request: Request) -> tuple[Connection, BaseHTTPResponse, Answer]:
         """Send a request; the answer with its header checked. Where the URL redirected to may be

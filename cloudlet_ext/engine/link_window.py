@@ -7,14 +7,14 @@ import math
 import time
 from dataclasses import dataclass
 
-LEAST_QUEUE_S = 0.1
+LEAST_QUEUE_S = 0.15
 MOST_QUEUE_S = 0.3
 """Bytes asked for beyond what the round trip needs, as time: a wanted segment waits this long at
 most. It begins at the least and grows when the link was found idle, which happens when the
 processors are so busy that threads are woken late."""
 
-QUANTA = 3
-"""Requests to a window: when one ends, two thirds of a window are still on the way, which is more
+QUANTA = 4
+"""Requests to a window: when one ends, three quarters of a window are still on the way, which is more
 than the link brings in a round trip."""
 
 LEAST_QUANTUM_BYTES = 32 * 1024
@@ -63,7 +63,7 @@ class LinkWindow:
         if not self._peak:
             bulk = FIRST_BULK_BYTES
         quantum = min(max(bulk // QUANTA, LEAST_QUANTUM_BYTES), MOST_QUANTUM_BYTES)
-        bulk = min(max(bulk, 4 * quantum), 4 * MOST_QUANTUM_BYTES)
+        bulk = min(max(bulk, QUANTA * LEAST_QUANTUM_BYTES), QUANTA * MOST_QUANTUM_BYTES)
         if now - self._latency_at_s > LATENCY_AGE_S:
             bulk = quantum
         return Window(quantum, bulk, int(self._peak * latency))

@@ -47,27 +47,28 @@ class Outage:
     def failed(self, error: SourceInterrupted, start_s: float) -> bool:
         """An attempt that began at ``start_s`` failed; whether this is an outage.
 
-        SourceGaveUp when it has lasted too long.
+        SourceGaveUp when there were too many failures with too few bytes in between.
         """
         with self._lock:
-            if self._last_byte_s >= start_s:
-                return False
+            nothing_came = self._last_byte_s < start_s
+            # Connections that broke together are one failure.
             if start_s >= self._last_failure_s:
                 delay = self._trouble.failed(error)
                 self._last_failure_s = time.monotonic()
                 self._not_before_s = self._last_failure_s + delay
-                self.is_on = True
-                self._on_stall(error, self._trouble.attempts)
-            return True
+                if nothing_came:
+                    self.is_on = True
+                    self._on_stall(error, self._trouble.attempts)
+            return nothing_came
 
-    def byte_came(self) -> bool:
-        """Bytes came; whether that ended an outage."""
+    def came(self, length: int) -> bool:
+        """``length`` bytes came; whether that ended an outage."""
         self._last_byte_s = time.monotonic()
-        if not self.is_on:
+        if not self.is_on and not self._trouble.attempts:
             return False
         with self._lock:
+            self._trouble.came(length)
             ended, self.is_on = self.is_on, False
-            self._trouble.over()
             if ended:
                 self._on_recover()
         return ended

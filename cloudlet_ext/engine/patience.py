@@ -34,24 +34,33 @@ class Patience:
 USUAL = Patience()
 
 
+RECOVERED_BYTES = 16 * 1024
+"""What must come before failures count from one again: else a server that sends a few bytes and then
+breaks off, time after time, would never be given up."""
+
+
 class Trouble:
-    """Counts failures since the last byte arrived."""
+    """Counts failures until enough bytes have come in between."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
         self._since_s = 0.0
+        self._bytes = 0
         self.attempts = 0
 
-    def over(self) -> None:
-        """Bytes arrived: what failed before does not count any more."""
-        self.attempts = 0
+    def came(self, length: int) -> None:
+        """``length`` bytes came."""
+        if self.attempts:
+            self._bytes += length
+            if self._bytes >= RECOVERED_BYTES:
+                self.attempts = 0
 
     def failed(self, error: SourceError) -> float:
         """Count a failure; seconds to wait before the next attempt. SourceGaveUp beyond the
         limit."""
         now = time.monotonic()
         if not self.attempts:
-            self._since_s = now
+            self._since_s, self._bytes = now, 0
         self.attempts += 1
         seconds = now - self._since_s
         delay = self._patience.delay_s(self.attempts)
@@ -77,7 +86,7 @@ def resumed(
     while True:
         try:
             for piece in attempt(offset, end - offset):
-                trouble.over()
+                trouble.came(len(piece))
                 offset += len(piece)
                 yield piece
             return
