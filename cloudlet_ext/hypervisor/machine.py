@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+import re
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 from cloudlet_ext.hypervisor import errors
 
 RAM_ID = "pc.ram"
 """Name of the main RAM block: what QEMU calls it in the stream."""
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 _MUST_MATCH = ("accelerator", "machine_type", "cpu", "vcpus", "memory_bytes", "disk_bytes", "kernel_cmdline", "model")
 
@@ -49,10 +52,10 @@ class MachineDescription:
         for name in values:
             if name not in known:
                 raise errors.BadMachine(field=name, reason="unknown")
-        try:
-            machine = cls(**values)
-        except TypeError as failure:
-            raise errors.BadMachine(field=str(failure), reason="missing") from failure
+        for name, field in known.items():
+            if name not in values and field.default is MISSING:
+                raise errors.BadMachine(field=name, reason="missing")
+        machine = cls(**values)
         for name, field in known.items():
             value = getattr(machine, name)
             kind = str(field.type)
@@ -64,6 +67,8 @@ class MachineDescription:
             )
             if not fits:
                 raise errors.BadMachine(field=name, reason=f"{kind} expected, found {json.dumps(value)}")
+        if not _MAC.fullmatch(machine.mac):
+            raise errors.BadMachine(field="mac", reason=f"network address expected, found {json.dumps(machine.mac)}")
         return machine
 
     def with_mac(self, mac: str) -> MachineDescription:
