@@ -45,8 +45,14 @@ def own_state(server: Server, state: DeviceState) -> DeviceState:
 
 
 def has_agent(server: Server) -> bool:
-    """Whether an agent answers in the guest, now."""
+    """Whether an agent answers in the guest, now.
+
+    QEMU knows whether the guest has opened the port: only one that has is given time to answer.
+    """
     try:
+        ports = server.monitor.execute("query-chardev")
+        if not any(port["label"] == "agent" and port["frontend-open"] for port in ports):
+            return False
         GuestAgent(server.agent_path, _AGENT_TIMEOUT_S).close()
     except HypervisorError:
         return False
