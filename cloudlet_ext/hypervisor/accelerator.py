@@ -7,6 +7,7 @@ and given a few seconds to say something.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -38,8 +39,9 @@ def choose(binary: str, cache: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     accelerator = KVM if works(binary) else TCG
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    cache.write_text(json.dumps({"host": host, "accelerator": accelerator}))
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text(json.dumps({"host": host, "accelerator": accelerator}))
     return accelerator
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -28,7 +29,17 @@ def _qemu_img(*arguments: str) -> str:
     binary = shutil.which("qemu-img")
     if binary is None:
         raise errors.QemuMissing(binary="qemu-img", reason="no such program on PATH")
-    done = subprocess.run([binary, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [binary, *arguments],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    if "No space left on device" in done.stderr:
+        raise errors.ScratchFull(path=str(Path(arguments[-1]).parent), what="the disk")
     if done.returncode:
         raise errors.ImageUnusable(path=arguments[-1], reason=done.stderr.strip() or "qemu-img failed")
     return done.stdout
@@ -39,6 +50,8 @@ def inspect(path: Path) -> ImageInfo:
 
     An image that refers to other files is refused: whoever made it would choose what is read here.
     """
+    # A relative name with a colon would be the address of a server, or worse, to QEMU.
+    path = path.absolute()
     try:
         with path.open("rb") as file:
             image_format = "qcow2" if file.read(4) == _QCOW2_MAGIC else "raw"

@@ -59,6 +59,15 @@ class QemuProcess:
         """Whether it still runs."""
         return start_ticks(self.pid) == self.started
 
+    def ended(self, within_s: float = 1.0) -> bool:
+        """Whether it is gone, now or shortly: its sockets close before it is."""
+        deadline = time.monotonic() + within_s
+        while self.alive:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
     @property
     def monitor_path(self) -> Path:
         """Socket of the monitor."""
@@ -70,9 +79,9 @@ class QemuProcess:
         for _ in range(_LOG_LOOKS):
             with contextlib.suppress(FileNotFoundError):
                 data = (self.directory / LOG_NAME).read_bytes()
-            if data:
+            if data.endswith(b"\n"):
                 break
-            # Its last words may still be on their way through the pipe.
+            # Its last words may still be on their way through the pipe, in pieces.
             time.sleep(0.02)
         return data[-_LOG_TAIL_BYTES:].decode(errors="replace").strip() or "no message"
 

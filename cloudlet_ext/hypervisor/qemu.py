@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -69,8 +70,9 @@ def find(cache: Path | None = None) -> Qemu:
         return remembered
     found = _ask(binary)
     if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_text(json.dumps({"identity": identity, "qemu": asdict(found)}))
+        with contextlib.suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            cache.write_text(json.dumps({"identity": identity, "qemu": asdict(found)}))
     return found
 
 
