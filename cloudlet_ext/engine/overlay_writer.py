@@ -31,9 +31,10 @@ from cloudlet_ext.engine.output import atomic_output, no_space_named
 from cloudlet_ext.engine.overlay import OverlayFile, segment_prefix
 from cloudlet_ext.engine.plan import BaseContent, OverlayPlan
 from cloudlet_ext.engine.progress import Progress, no_progress
+from cloudlet_ext.engine.similarity import leaders
 from cloudlet_ext.engine.slots import SlotFile
 from cloudlet_ext.engine.statistics import Statistics
-from cloudlet_ext.engine.table import ChunkKind, ChunkTable
+from cloudlet_ext.engine.table import ChunkKind
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def write_overlay(
     behind on failure. Raises OutputExists, OutputBusy, DiskFull.
     """
     order = np.empty(0, dtype=np.int64) if order is None else order
-    slot_at, groups = _arrange(plan.table, order, plan.base.layout.disk_chunks)
+    slot_at, groups = _arrange(plan, order)
     moved = np.empty_like(slot_at)
     moved[slot_at] = np.arange(len(slot_at))
     table = plan.table.with_slots(moved)
@@ -138,16 +139,24 @@ def reorder_overlay(
         )
 
 
-def _arrange(table: ChunkTable, order: Numbers, disk_chunks: int) -> tuple[Numbers, list[_Group]]:
-    """Old slot at each new slot, shape (slots,), and the segments: by rank, then by home."""
+def _arrange(plan: OverlayPlan, order: Numbers) -> tuple[Numbers, list[_Group]]:
+    """Old slot at each new slot, shape (slots,), and the segments.
+
+    The working set by rank; then by home, each chunk next to the one of lowest home that it resembles.
+    """
+    table, disk_chunks = plan.table, plan.base.layout.disk_chunks
     homes = table.homes
+    by_home = np.argsort(homes, kind="stable")
+    lead = np.empty_like(by_home)
+    lead[by_home] = by_home[leaders(len(by_home), lambda numbers: plan.slots.read(by_home[numbers]))]
+    beside = homes[lead]
     last = np.iinfo(np.int64).max
     ranks = np.full(table.slots, last)
     kinds, sources = table.lookup(order)
     needed = np.flatnonzero(kinds == ChunkKind.STORED)
     np.minimum.at(ranks, sources[needed], needed)
-    section = np.where(ranks < last, 0, np.where(homes < disk_chunks, 1, 2))
-    slot_at = np.lexsort((homes, ranks, section))
+    section = np.where(ranks < last, 0, np.where(beside < disk_chunks, 1, 2))
+    slot_at = np.lexsort((homes, beside, ranks, section))
     groups: list[_Group] = []
     edges = np.searchsorted(section[slot_at], [0, 1, 2, 3])
     for name, first, end in zip((WORKING_SET, DISK, MEMORY), edges[:-1], edges[1:], strict=True):
