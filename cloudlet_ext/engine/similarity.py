@@ -2,9 +2,10 @@
 """Similarity: which stored chunks resemble each other, so that they can be compressed together.
 
 A page of a file system's metadata in memory, its older copy on the disk and another in the journal differ in a few
-words and lie far apart; in one segment the second costs next to nothing. Chunks count as similar when the least hash of their
-words agrees for one of three hash functions (min-wise hashing, Broder 1997), words taken where they lie: pages change
-in place. Measured on the web workload, level 3: 20.4 MB -> 18.4 MB, in 0.2 s, and compression is faster by a quarter.
+words and lie far apart; in one segment the second costs next to nothing. Chunks count as similar when the least hash
+of their words agrees for one of three hash functions (min-wise hashing, Broder 1997), words taken where they lie: pages
+change in place. Measured on the web workload, level 3: 20.4 MB -> 18.4 MB, in 0.2 s, and compression is faster by a
+quarter.
 """
 
 from __future__ import annotations
