@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from cloudlet_ext.hypervisor.capture import CapturedMemory, StreamDrain, parse
 from cloudlet_ext.hypervisor.device_state import DeviceState
 from cloudlet_ext.hypervisor.process import QemuProcess
 from cloudlet_ext.hypervisor.qmp import Monitor
+
+LOG = logging.getLogger(__name__)
 
 _HINT_BANDWIDTH = 4096
 """Bytes/s while the guest names its free pages: the stream must not overtake it."""
@@ -27,6 +30,7 @@ emulation needs 0.16 s."""
 _DOWNTIME_LIMIT_MS = 20
 _LIVE_LIMIT_S = 20.0
 _TIMEOUT_S = 600.0
+_CANCEL_LIMIT_S = 10.0
 _SETTLED = {"completed", "failed", "cancelled"}
 
 
@@ -57,8 +61,10 @@ def captured(
         paused_at = _migrate(process, monitor, drain, was_running, progress)
         memory, state = parse(drain.finish(_TIMEOUT_S))
         yield CapturedState(memory, state, paused_at, was_running)
-    except BaseException:
+    except BaseException as failure:
         _give_up(process, monitor, was_running)
+        if isinstance(failure, errors.MonitorFailed) and process.ended():
+            raise process.died("its state was captured") from failure
         raise
     finally:
         drain.close()
@@ -86,13 +92,13 @@ def _migrate(
             break
         ram = info.get("ram", {})
         progress(drain.bytes_drained, drain.bytes_drained + int(ram.get("remaining", 0)))
+        drain.check()
         if stopped is None and time.monotonic() - began > _LIVE_LIMIT_S:
             # It dirties memory faster than it can be copied: it has to wait after all.
             stopped = time.monotonic()
             monitor.execute("stop")
-        if not process.alive:
-            raise process.died("its state was captured")
         time.sleep(0.003)
+    drain.check()
     if status != "completed":
         raise errors.CaptureFailed(reason=info.get("error-desc") or f"migration {status}")
     if stopped is None:
@@ -114,14 +120,16 @@ def _wait_for_hints(monitor: Monitor) -> None:
 
 def _give_up(process: QemuProcess, monitor: Monitor, was_running: bool) -> None:
     """Let the guest go on as before."""
-    if not process.alive:
-        return
     try:
-        if monitor.execute("query-migrate").get("status") in {"setup", "active", "device", "pre-switchover"}:
-            monitor.execute("migrate_cancel")
-            monitor.wait_status({"running", "paused", "postmigrate"}, 10)
+        monitor.execute("migrate_cancel")
+        deadline = time.monotonic() + _CANCEL_LIMIT_S
+        while monitor.execute("query-migrate").get("status", "none") not in {*_SETTLED, "none"}:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
         if was_running and monitor.status() in {"paused", "postmigrate"}:
             monitor.execute("cont")
-    except errors.MonitorFailed:
-        if process.alive:
-            raise
+    except errors.MonitorFailed as failure:
+        # What went wrong before is told; this as well, where it may be looked for.
+        if not process.ended():
+            LOG.warning("The guest in %s could not be let go on: %s", process.directory, failure)

@@ -17,7 +17,7 @@ from cloudlet_ext.engine.output import no_space_named
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.hypervisor import accelerator, command_line, images, migration, qemu
 from cloudlet_ext.hypervisor.capture import CapturedMemory
-from cloudlet_ext.hypervisor.errors import BadStream
+from cloudlet_ext.hypervisor.errors import BadStream, ImageUnusable
 from cloudlet_ext.hypervisor.machine import RAM_ID, MachineDescription
 from cloudlet_ext.worker import clone, probe, server
 from cloudlet_ext.worker.home import Home
@@ -62,29 +62,15 @@ def create_base(home: Home, request: BaseRequest, report: Report) -> BaseResult:
     """Make a base; nothing is left behind when it fails."""
     waiting = probe.parse(request.wait_for)
     image = images.inspect(request.image)
-    found = qemu.find(home.qemu_cache)
-    disk_bytes = -(-image.virtual_bytes // CHUNK_BYTES) * CHUNK_BYTES
-    machine = MachineDescription(
-        accelerator=accelerator.choose(found.binary, home.accelerator_cache),
-        machine_type=found.newest_q35,
-        cpu=request.cpu,
-        vcpus=request.vcpus,
-        memory_bytes=request.memory_mib << 20,
-        disk_bytes=disk_bytes,
-        mac=server.new_mac(),
-        kernel_cmdline=request.kernel_cmdline if request.kernel else None,
-        direct_kernel=request.kernel is not None,
-        direct_initrd=request.initrd is not None,
-        qemu_version=found.version_text,
-    )
-    with home.new_base(request.name) as folder:
+    machine = _machine(home, request, image)
+    with home.new_base(request.name) as folder, no_space_named(folder):
         for name, path in ((KERNEL_NAME, request.kernel), (INITRD_NAME, request.initrd)):
             if path is not None:
-                shutil.copyfile(path, folder / name)
+                _copy(path, folder / name)
         guest = server.create(home, server.new_name(request.name), machine, "boot", None, None)
-        try:
+        with server.undone_on_failure(guest):
             report.stage("boot")
-            _boot(guest, image, folder, disk_bytes)
+            _boot(guest, image, folder, machine.disk_bytes)
             waiting.prepare(guest)
             answer = probe.wait(waiting, guest, request.timeout_s)
             report.stage("settle")
@@ -92,8 +78,7 @@ def create_base(home: Home, request: BaseRequest, report: Report) -> BaseResult:
             machine = replace(machine, agent=clone.has_agent(guest))
             report.stage("capture")
             layout, state = _capture(home, guest, folder, machine, report)
-        finally:
-            guest.destroy()
+        guest.destroy()
         report.stage("index")
         with finish_base(folder, layout, machine.to_dict(), state, report.progress) as base:
             numbers = base.index.numbers
@@ -108,6 +93,32 @@ def create_base(home: Home, request: BaseRequest, report: Report) -> BaseResult:
         boot_s=answer.elapsed_s,
         accelerator=machine.accelerator,
     )
+
+
+def _machine(home: Home, request: BaseRequest, image: images.ImageInfo) -> MachineDescription:
+    """The machine that boots the image here."""
+    found = qemu.find(home.qemu_cache)
+    return MachineDescription(
+        accelerator=accelerator.choose(found.binary, home.accelerator_cache),
+        machine_type=found.newest_q35,
+        cpu=request.cpu,
+        vcpus=request.vcpus,
+        memory_bytes=request.memory_mib << 20,
+        disk_bytes=-(-image.virtual_bytes // CHUNK_BYTES) * CHUNK_BYTES,
+        mac=server.new_mac(),
+        kernel_cmdline=request.kernel_cmdline if request.kernel else None,
+        direct_kernel=request.kernel is not None,
+        direct_initrd=request.initrd is not None,
+        qemu_version=found.version_text,
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as failure:
+        reason = failure.strerror or str(failure)
+        raise ImageUnusable(path=str(source), reason=reason) from failure
 
 
 def _boot(guest: server.Server, image: images.ImageInfo, folder: Path, disk_bytes: int) -> None:

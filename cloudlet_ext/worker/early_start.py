@@ -15,7 +15,6 @@ import numpy as np
 
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.engine.chunks import CHUNK_BYTES, Numbers
-from cloudlet_ext.engine.errors import EngineError
 from cloudlet_ext.engine.fetch import Fetcher
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.engine.source import Source
@@ -159,7 +158,7 @@ def bring_up(
             report.stage("run")
             first_reply_s, reply = None, b""
             if waiting is not None:
-                reply = _reply(run, waiting, fetcher)
+                reply = _reply(run, waiting, fetcher, feeder)
                 first_reply_s = report.elapsed_s
                 report.note(f"first reply after {first_reply_s:.2f} s")
             supply.release()
@@ -171,7 +170,7 @@ def bring_up(
             feeder.check()
             resident_s = report.elapsed_s
             run.pages_requested = feed[0].pages_requested
-        _wait_all(run, fetcher)
+        run.wait_all(fetcher)
         report.stage("disk")
         _take_over_disk(run)
     return Answered(first_reply_s, max(resident_s, report.elapsed_s), reply)
@@ -250,28 +249,26 @@ def _watch(fetcher: Fetcher, feeder: _Feeder, source: PostcopySource) -> None:
 def _cause(run: Synthesis, fetcher: Fetcher, failure: Exception) -> Exception:
     """What really went wrong: the overlay's source, QEMU itself, or what was seen."""
     if fetcher.failed is not None:
-        return errors.SourceLost(overlay=run.overlay.path, reason=str(fetcher.failed))
-    if not run.guest.process.alive:
+        return run.lost(fetcher.failed)
+    if run.guest.process.ended():
         return run.guest.process.died("its memory was arriving")
     return failure
 
 
-def _reply(run: Synthesis, waiting: probe.Probe, fetcher: Fetcher) -> bytes:
+def _reply(run: Synthesis, waiting: probe.Probe, fetcher: Fetcher, feeder: _Feeder) -> bytes:
     """Wait for the probe; time in which the guest is paused because nothing arrives does not count."""
-    deadline = run.request.timeout_s
+
+    def check() -> None:
+        if fetcher.failed is not None:
+            raise run.lost(fetcher.failed)
+        feeder.check()
+
     while True:
         try:
-            return probe.wait(waiting, run.guest, deadline).content
+            return probe.wait(waiting, run.guest, run.request.timeout_s, check).content
         except errors.ProbeTimedOut:
-            if fetcher.failed is not None or not fetcher.is_stalled:
+            if not fetcher.is_stalled:
                 raise
-
-
-def _wait_all(run: Synthesis, fetcher: Fetcher) -> None:
-    try:
-        fetcher.wait_all()
-    except EngineError as failure:
-        raise errors.SourceLost(overlay=run.overlay.path, reason=str(failure)) from failure
 
 
 def _take_over_disk(run: Synthesis) -> None:

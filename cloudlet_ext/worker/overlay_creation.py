@@ -19,6 +19,7 @@ from cloudlet_ext.hypervisor import migration
 from cloudlet_ext.hypervisor.agent import GuestAgent
 from cloudlet_ext.hypervisor.capture import CapturedMemory
 from cloudlet_ext.hypervisor.errors import HypervisorError, MachineMismatch
+from cloudlet_ext.hypervisor.migration import CapturedState
 from cloudlet_ext.worker import clone, errors, server
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
@@ -68,7 +69,7 @@ def create_overlay(
             raise errors.BaseMissing(overlay=server_name, base_id="none", known="")
         _, base = home.find_base(guest.record.base_id, server_name)
         began = report.elapsed_s
-        with base, contextlib.closing(guest):
+        with base, contextlib.closing(guest), guest.end_named():
             has_agent = clone.has_agent(guest)
             if trim and has_agent:
                 report.stage("trim")
@@ -92,16 +93,24 @@ def create_overlay(
 
 
 class _Planned:
-    """A plan, the device state beside it, and the guest's pause in seconds."""
+    """A plan, the device state beside it, and the guest's pause in seconds.
 
-    def __init__(self, plan: OverlayPlan, state: bytes, pause_s: float) -> None:
-        self.plan, self.state, self.pause_s = plan, state, pause_s
+    As a context: a guest that stands still since its capture goes on when the block does not end well.
+    """
+
+    def __init__(self, guest: server.Server, capture: CapturedState, plan: OverlayPlan, pause_s: float) -> None:
+        self.plan, self.state, self.pause_s = plan, capture.state.encode(), pause_s
+        self._guest, self._was_running = guest, capture.was_running
 
     def __enter__(self) -> _Planned:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.plan.close()
+        if kind is not None and self._was_running:
+            with contextlib.suppress(HypervisorError):
+                if self._guest.monitor.status() == "postmigrate":
+                    self._guest.monitor.execute("cont")
 
 
 def _plan(home: Home, guest: server.Server, base: Base, keep: str, report: Report) -> _Planned:
@@ -129,7 +138,7 @@ def _plan(home: Home, guest: server.Server, base: Base, keep: str, report: Repor
             report.progress,
             after_disk=disk_done,
         )
-        return _Planned(plan, capture.state.encode(), pauses[0])
+        return _Planned(guest, capture, plan, pauses[0])
 
 
 def _memory_changes(memory: CapturedMemory, layout: Layout) -> Changes:

@@ -5,21 +5,24 @@ from __future__ import annotations
 
 import http.client
 import os
+import signal
 import socket
 import subprocess
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from cloudlet_ext.hypervisor.errors import HypervisorError
+from cloudlet_ext.exception import CloudletError
 from cloudlet_ext.worker import errors
 from cloudlet_ext.worker.server import Server
 
 _ATTEMPT_TIMEOUT_S = 20.0
 _ATTEMPT_EVERY_S = 0.25
 _ATTEMPTS_AT_ONCE = 8
+_LOOK_EVERY_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Probe(ABC):
         """Make what the attempts need, for instance a port forward."""
 
     @abstractmethod
-    def attempt(self, server: Server) -> bytes:
-        """Ask once."""
+    def attempt(self, server: Server, over: threading.Event) -> bytes:
+        """Ask once; nobody is interested any more when ``over`` is set."""
 
 
 class HttpProbe(Probe):
@@ -53,7 +56,7 @@ class HttpProbe(Probe):
     def prepare(self, server: Server) -> None:
         self._host_port = server.forward(self._port)
 
-    def attempt(self, server: Server) -> bytes:
+    def attempt(self, server: Server, over: threading.Event) -> bytes:
         connection = http.client.HTTPConnection("127.0.0.1", self._host_port, timeout=_ATTEMPT_TIMEOUT_S)
         try:
             connection.request("GET", self._path)
@@ -81,18 +84,18 @@ class TcpProbe(Probe):
     def prepare(self, server: Server) -> None:
         self._host_port = server.forward(self._port)
 
-    def attempt(self, server: Server) -> bytes:
+    def attempt(self, server: Server, over: threading.Event) -> bytes:
         with socket.create_connection(("127.0.0.1", self._host_port), timeout=_ATTEMPT_TIMEOUT_S) as connection:
             mine = connection.getsockname()[1]
             deadline = time.monotonic() + _ATTEMPT_TIMEOUT_S
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline and not over.is_set():
                 for line in server.monitor.human("info usernet").splitlines():
                     fields = line.split()
                     if str(mine) in fields and fields[0] == "TCP[ESTABLISHED]":
                         return b""
                     if "TCP[ESTABLISHED]" in line and str(self._port) in fields:
                         return b""
-                time.sleep(0.05)
+                over.wait(0.05)
         raise OSError("the guest did not accept the connection")
 
 
@@ -102,7 +105,7 @@ class ConsoleProbe(Probe):
     def __init__(self, text: str, wanted: bytes) -> None:
         self.text, self._wanted = text, wanted
 
-    def attempt(self, server: Server) -> bytes:
+    def attempt(self, server: Server, over: threading.Event) -> bytes:
         try:
             said = server.console_path.read_bytes()
         except FileNotFoundError:
@@ -119,27 +122,34 @@ class CommandProbe(Probe):
     def __init__(self, text: str, line: str) -> None:
         self.text, self._line = text, line
 
-    def attempt(self, server: Server) -> bytes:
+    def attempt(self, server: Server, over: threading.Event) -> bytes:
         environment = {
             **os.environ,
             "CLOUDLET_SERVER": server.name,
             "CLOUDLET_SERVER_DIR": str(server.folder),
             "CLOUDLET_HOME": str(server.home.path),
         }
-        try:
-            done = subprocess.run(
-                ["/bin/sh", "-c", self._line],
-                env=environment,
-                check=False,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_ATTEMPT_TIMEOUT_S,
-            )
-        except subprocess.TimeoutExpired as failure:
-            raise OSError("the command did not end in time") from failure
-        if done.returncode:
-            raise OSError(f"the command ended with status {done.returncode}")
-        return done.stdout
+        child = subprocess.Popen(
+            ["/bin/sh", "-c", self._line],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + _ATTEMPT_TIMEOUT_S
+        with child:
+            while time.monotonic() < deadline and not over.is_set():
+                try:
+                    said, _ = child.communicate(timeout=_LOOK_EVERY_S)
+                except subprocess.TimeoutExpired:
+                    continue
+                if child.returncode:
+                    raise OSError(f"the command ended with status {child.returncode}")
+                return said
+            # What it has started goes with it.
+            os.killpg(child.pid, signal.SIGKILL)
+        raise OSError("the command did not end in time")
 
 
 def parse(text: str) -> Probe:
@@ -149,7 +159,9 @@ def parse(text: str) -> Probe:
         if kind == "http":
             parts = urlsplit(text)
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            return HttpProbe(text, _port(parts.netloc.rpartition(":")[2] or "80"), path)
+            # The host is the guest, whatever its address; a path is sent as it is.
+            if not parts.hostname and path.isascii() and path.isprintable() and " " not in path:
+                return HttpProbe(text, _port(parts.netloc.rpartition(":")[2] or "80"), path)
         if kind == "tcp":
             return TcpProbe(text, _port(rest))
         if kind == "console" and rest:
@@ -175,13 +187,14 @@ class _Wait:
         self.probe, self.server = probe, server
         self.changed = threading.Condition()
         self.content: bytes | None = None
-        self.last = "nothing"
+        self.last = "no attempt has ended yet"
         self.under_way = 0
+        self.over = threading.Event()
 
     def attempt(self) -> None:
         try:
-            content = self.probe.attempt(self.server)
-        except (OSError, HypervisorError) as failure:
+            content = self.probe.attempt(self.server, self.over)
+        except (OSError, CloudletError) as failure:
             with self.changed:
                 self.last = str(failure)
                 self.under_way -= 1
@@ -198,14 +211,22 @@ class _Wait:
         threading.Thread(target=self.attempt, name="probe", daemon=True).start()
 
 
-def wait(probe: Probe, server: Server, timeout_s: float) -> Answer:
+def wait(probe: Probe, server: Server, timeout_s: float, check: Callable[[], None] = lambda: None) -> Answer:
     """Ask until the server answers.
 
+    ``check`` is called now and then and may raise what makes waiting useless.
     :class:`errors.ProbeTimedOut` with the last reason; :class:`errors.ServerGone` when its QEMU ends meanwhile.
     """
-    began = time.monotonic()
     trying = _Wait(probe, server)
-    next_attempt = began
+    try:
+        return _answer(trying, timeout_s, check)
+    finally:
+        trying.over.set()
+
+
+def _answer(trying: _Wait, timeout_s: float, check: Callable[[], None]) -> Answer:
+    probe, server = trying.probe, trying.server
+    began = next_attempt = time.monotonic()
     while True:
         with trying.changed:
             now = time.monotonic()
@@ -217,6 +238,7 @@ def wait(probe: Probe, server: Server, timeout_s: float) -> Answer:
                 return Answer(time.monotonic() - began, trying.content)
         if not server.process.alive:
             raise errors.ServerGone(name=server.name, reason=server.process.log_tail())
+        check()
         if time.monotonic() - began > timeout_s:
             raise errors.ProbeTimedOut(name=server.name, probe=probe.text, timeout_s=timeout_s, last=trying.last)
 

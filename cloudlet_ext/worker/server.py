@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.output import no_space_named
 from cloudlet_ext.hypervisor import command_line, process, qemu
 from cloudlet_ext.hypervisor.errors import HypervisorError, MonitorFailed
 from cloudlet_ext.hypervisor.machine import MachineDescription
@@ -114,7 +115,7 @@ class Server:
             try:
                 self._monitor = Monitor(running.monitor_path, alive=lambda: running.alive)
             except (MonitorFailed, OSError) as failure:
-                if not running.alive:
+                if running.ended():
                     raise errors.ServerGone(name=self.name, reason=running.log_tail()) from failure
                 raise
         return self._monitor
@@ -124,7 +125,8 @@ class Server:
         self.record = replace(self.record, **changes)
         text = json.dumps(asdict(self.record), indent=1)
         partial = self.folder / f".{RECORD_NAME}"
-        partial.write_text(text)
+        with no_space_named(self.folder):
+            partial.write_text(text)
         partial.rename(self.folder / RECORD_NAME)
 
     def launch(self, files: command_line.Files, *, incoming: bool) -> None:
@@ -143,7 +145,7 @@ class Server:
         try:
             _ = self.monitor
         except HypervisorError as failure:
-            if not running.alive:
+            if running.ended():
                 raise running.died("starting") from failure
             raise
 
@@ -158,6 +160,16 @@ class Server:
             raise errors.ForwardFailed(name=self.name, host=port, guest=guest_port, reason=answer.strip())
         self.update(forwards={**self.record.forwards, str(guest_port): port})
         return port
+
+    @contextlib.contextmanager
+    def end_named(self) -> Iterator[None]:
+        """What fails in the block because its QEMU has ended fails as that: :class:`errors.ServerGone`."""
+        try:
+            yield
+        except MonitorFailed as failure:
+            if not self.process.ended():
+                raise
+            raise errors.ServerGone(name=self.name, reason=self.process.log_tail()) from failure
 
     def close(self) -> None:
         """Leave it running; close what this process has open of it."""
@@ -204,7 +216,11 @@ def create(
         owner=(os.getpid(), started or 0),
     )
     server = Server(home, record)
-    server.update()
+    try:
+        server.update()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return server
 
 
@@ -212,7 +228,8 @@ def create(
 def undone_on_failure(server: Server) -> Iterator[Server]:
     """Destroy the server when the block does not end well, whatever the reason."""
     try:
-        yield server
+        with server.end_named():
+            yield server
     except BaseException:
         server.destroy()
         raise

@@ -68,7 +68,7 @@ def load_state(guest: server.Server, base: Base, state: DeviceState, changes: It
         if guest.monitor.wait_status({"running", "paused"}, _LOAD_TIMEOUT_S) == "paused":
             guest.monitor.execute("cont")
     except HypervisorError as failure:
-        if not guest.process.alive:
+        if guest.process.ended():
             raise guest.process.died("its state was loaded") from failure
         raise
 

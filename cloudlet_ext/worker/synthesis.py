@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cloudlet_ext.engine import signature
 from cloudlet_ext.engine.base import Base
-from cloudlet_ext.engine.errors import EngineError
+from cloudlet_ext.engine.errors import EngineError, SourceError
 from cloudlet_ext.engine.fetch import Fetcher
 from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.engine.overlay import OverlayFile
@@ -88,12 +88,12 @@ class Synthesis:
     report: Report
     overlay: OverlayFile
     base: Base
-    machine: MachineDescription
     guest: server.Server
     state: DeviceState
     store: SlotStore
     view: TargetView
     stalls: int = 0
+    is_paused: bool = False
     running_s: float = 0.0
     pages_requested: int = 0
     arrived_bytes: int = 0
@@ -120,16 +120,31 @@ class Synthesis:
             on_recover=self._recovered,
         )
 
+    def wait_all(self, fetcher: Fetcher) -> None:
+        """Wait until all of the overlay is here."""
+        try:
+            fetcher.wait_all()
+        except EngineError as failure:
+            raise self.lost(failure) from failure
+
+    def lost(self, failure: Exception) -> Exception:
+        """What to tell when the overlay does not arrive: its source, or what was wrong with it, or with this host."""
+        if isinstance(failure, SourceError):
+            return errors.SourceLost(overlay=self.overlay.path, reason=str(failure).removesuffix("."))
+        return failure
+
     def _stalled(self, error: Exception, attempt: int) -> None:
         self.report.note(f"nothing arrives ({error}); attempt {attempt}")
-        if self.running_s and attempt == 1:
+        if self.running_s and not self.is_paused:
+            self.is_paused = True
             self.stalls += 1
             with contextlib.suppress(HypervisorError):
                 self.guest.monitor.execute("stop")
 
     def _recovered(self) -> None:
         self.report.note("the overlay arrives again")
-        if self.running_s:
+        if self.is_paused:
+            self.is_paused = False
             with contextlib.suppress(HypervisorError):
                 self.guest.monitor.execute("cont")
 
@@ -154,17 +169,10 @@ def synthesize(
         base_name, base = home.find_base(overlay.base_id or "none", overlay.path)
         stack.enter_context(base)
         machine = check_machine(home, base, overlay)
-        guest = server.create(
-            home, request.name or server.new_name(Path(overlay.path).stem), machine, AUTO, base_name, base
-        )
+        name = request.name or server.new_name(Path(overlay.path).stem)
+        guest = server.create(home, name, machine, AUTO, base_name, base)
         stack.enter_context(server.undone_on_failure(guest))
-        chosen = placement.choose(
-            request.placement,
-            request.eager,
-            overlay.chunk_segments,
-            local=isinstance(source, FileSource),
-            rate_bytes_per_s=source.rate_bytes_per_s,
-        )
+        chosen = _place(request, overlay, source)
         report.note(f"placement: {chosen.kind} ({chosen.reason})")
         guest.update(placement=chosen.kind, isolated=request.isolated)
         disk = early_start.Disk(guest, base, recorder) if chosen.kind == EARLY else None
@@ -172,20 +180,8 @@ def synthesize(
             stack.callback(disk.close)
         launcher = _Launcher(guest, base, chosen.kind)
         stack.callback(launcher.join)
-        table = overlay.load_table()
-        store = SlotStore(home.scratch, overlay.chunk_segments)
-        stack.callback(store.close)
-        run = Synthesis(
-            request=request,
-            report=report,
-            overlay=overlay,
-            base=base,
-            machine=machine,
-            guest=guest,
-            state=clone.own_state(guest, DeviceState.decode(overlay.load_device())),
-            store=store,
-            view=TargetView(base, table, store),
-        )
+        run = _prepare(home, request, report, overlay, base, guest)
+        stack.callback(run.store.close)
         if disk is not None:
             answer = early_start.bring_up(run, source, disk, launcher.ready, waiting, recorder)
         else:
@@ -193,24 +189,63 @@ def synthesize(
         report.stage("personalise")
         personal = clone.personalise(guest)
         guest.update(state="running")
-        return SynthesisResult(
-            name=guest.name,
-            base=base_name,
-            overlay_id=overlay.overlay_id,
-            placement=chosen.kind,
-            reason=chosen.reason,
-            signer=signer,
-            running_s=run.running_s,
-            first_reply_s=answer.first_reply_s,
-            resident_s=answer.resident_s,
-            total_bytes=overlay.file_bytes,
-            pages_requested=run.pages_requested,
-            stalls=run.stalls,
-            reply=answer.reply,
-            forwards=guest.record.forwards,
-            clone=personal,
-            statistics=count_classes(overlay.table, overlay.layout),
-        )
+        return _result(run, chosen, signer, answer, personal)
+
+
+def _place(request: SynthesisRequest, overlay: OverlayFile, source: Source) -> placement.Placement:
+    return placement.choose(
+        request.placement,
+        request.eager,
+        overlay.chunk_segments,
+        local=isinstance(source, FileSource),
+        rate_bytes_per_s=source.rate_bytes_per_s,
+    )
+
+
+def _prepare(
+    home: Home, request: SynthesisRequest, report: Report, overlay: OverlayFile, base: Base, guest: server.Server
+) -> Synthesis:
+    """Fetch what comes before the chunks, and make room for these."""
+    table = overlay.load_table()
+    state = DeviceState.decode(overlay.load_device())
+    store = SlotStore(home.scratch, overlay.chunk_segments)
+    return Synthesis(
+        request=request,
+        report=report,
+        overlay=overlay,
+        base=base,
+        guest=guest,
+        state=clone.own_state(guest, state),
+        store=store,
+        view=TargetView(base, table, store),
+    )
+
+
+def _result(
+    run: Synthesis,
+    chosen: placement.Placement,
+    signer: str | None,
+    answer: early_start.Answered,
+    personal: clone.CloneResult,
+) -> SynthesisResult:
+    return SynthesisResult(
+        name=run.guest.name,
+        base=str(run.guest.record.base),
+        overlay_id=run.overlay.overlay_id,
+        placement=chosen.kind,
+        reason=chosen.reason,
+        signer=signer,
+        running_s=run.running_s,
+        first_reply_s=answer.first_reply_s,
+        resident_s=answer.resident_s,
+        total_bytes=run.overlay.file_bytes,
+        pages_requested=run.pages_requested,
+        stalls=run.stalls,
+        reply=answer.reply,
+        forwards=run.guest.record.forwards,
+        clone=personal,
+        statistics=count_classes(run.overlay.table, run.overlay.layout),
+    )
 
 
 @contextlib.contextmanager
@@ -277,10 +312,7 @@ def _bring_up_mapped(
     report, guest = run.report, run.guest
     report.stage("fetch")
     with run.fetcher(source) as fetcher:
-        try:
-            fetcher.wait_all()
-        except EngineError as failure:
-            raise errors.SourceLost(overlay=run.overlay.path, reason=str(failure)) from failure
+        run.wait_all(fetcher)
     report.stage("start")
     layer.write_layer(run.view, run.base, guest.folder / server.DISK_NAME)
     guest.launch(starting.base_files(run.base, memory=True), incoming=True)
