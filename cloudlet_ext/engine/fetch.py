@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloudlet_ext.engine.buffers import BufferPool
 from cloudlet_ext.engine.digest import digest
 from cloudlet_ext.engine.errors import (
     Damaged,
@@ -39,17 +38,9 @@ are used to from browsers."""
 
 WANTED_CONNECTIONS = 2
 
+Stored = bytes | bytearray | memoryview
 Unpack = Callable[[SegmentInfo, Any], bytes]
-"""Content of a segment from its stored bytes, a memoryview that is good during the call only."""
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A segment that is here, by index: its stored bytes, and the pool's buffer that they are in."""
-
-    index: int
-    stored: memoryview
-    buffer: bytearray | None
+"""Content of a segment from its stored bytes, which are given as bytes, bytearray or memoryview."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +91,7 @@ class Fetcher:
         self._callback = threading.Lock()
         self._outage = Outage(patience, self._callback, on_stall, on_recover)
         self._change = threading.Condition()
-        self._whole: queue.SimpleQueue[Whole | None] = queue.SimpleQueue()
-        self._pool = BufferPool()
+        self._whole: queue.SimpleQueue[tuple[int, Stored] | None] = queue.SimpleQueue()
         self._buffers: dict[int, bytearray] = {}
         self._refetched: set[int] = set()
         self._closing = False
@@ -293,7 +283,7 @@ class Fetcher:
             with self._change:
                 self._bytes_fetched += part.length
                 if self._plan.came(part):
-                    self._whole.put(self._made_whole(part.index, data))
+                    self._whole.put((part.index, self._buffers.pop(part.index, data)))
                 if recovered:
                     self._change.notify_all()
                 elif self._plan.has_room(self._window):
@@ -303,27 +293,18 @@ class Fetcher:
         with self._change:
             buffer = self._buffers.get(index)
             if buffer is None:
-                buffer = self._pool.take(self._segments[index].stored_bytes)
+                buffer = bytearray(self._segments[index].stored_bytes)
                 self._buffers[index] = buffer
             return buffer
-
-    def _made_whole(self, index: int, data: memoryview) -> Whole:
-        """``data``: the segment, if it came in one piece."""
-        buffer = self._buffers.pop(index, None)
-        if buffer is None:
-            return Whole(index, data, None)
-        return Whole(index, memoryview(buffer)[: self._segments[index].stored_bytes], buffer)
 
     # Threads that unpack
 
     def _unpack_all(self) -> None:
         while (whole := self._whole.get()) is not None:
             if not self._over:
-                self._put(whole.index, whole.stored)
-            if whole.buffer is not None:
-                self._pool.give_back(whole.buffer)
+                self._put(*whole)
 
-    def _put(self, index: int, stored: memoryview) -> None:
+    def _put(self, index: int, stored: Stored) -> None:
         segment = self._segments[index]
         found = digest(stored)
         if found != segment.digest:
