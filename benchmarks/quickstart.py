@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,10 @@ from typing import Any
 
 from benchmarks.file_server import new_server
 from benchmarks.shaper import Shaper
+from cloudlet_ext.hypervisor import command_line
+from cloudlet_ext.hypervisor.machine import MachineDescription
+from cloudlet_ext.worker import probe, server
+from cloudlet_ext.worker.home import Home
 
 WORK = Path(os.environ.get("CLOUDLET_WORK", "/var/tmp/cloudlet"))
 GUESTS = WORK / "guests"
@@ -39,7 +44,7 @@ echo ready >/var/www/html/ready
 printf %s {nonce} >/dev/shm/nonce
 ln -sf /dev/shm/nonce /var/www/html/nonce
 systemctl enable --now nginx redis-server
-for i in $(seq 20000); do echo "SET key:$i value:$i:{nonce}"; done | redis-cli --pipe >/dev/null
+seq 20000 | sed 's/.*/SET key:& value:&:{nonce}/' | redis-cli --pipe >/dev/null
 cat /var/www/html/* >/dev/null
 sync
 """
@@ -47,12 +52,15 @@ sync
 
 
 def cloudlet(*arguments: str) -> Any:
-    """Run one command as a user would, with its progress shown; its result."""
-    print(f"\n$ cloudlet {' '.join(arguments)}", flush=True)
-    done = subprocess.run([*CLOUDLET, "--json", *arguments], stdout=subprocess.PIPE, check=False)
+    """Run one command as a user would; its result."""
+    shown = ["'...'" if "\n" in argument else shlex.quote(argument) for argument in arguments]
+    print(f"\n$ cloudlet {' '.join(shown)}", flush=True)
+    began = time.monotonic()
+    done = subprocess.run([*CLOUDLET, "--json", "--quiet", *arguments], stdout=subprocess.PIPE, check=False)
     if done.returncode:
         sys.stderr.write(done.stdout.decode(errors="replace"))
         raise SystemExit(done.returncode)
+    print(f"  {time.monotonic() - began:.1f} s", flush=True)
     return json.loads(done.stdout) if done.stdout.strip() else None
 
 
@@ -88,7 +96,7 @@ def make_overlay(nonce: str) -> dict[str, Any]:
     with served(GUESTS) as address:
         port = address.rpartition(":")[2]
         script = SETUP.format(port=port, nonce=nonce)
-        cloudlet("server", "exec", "app", "--", "/bin/bash", "-c", script)
+        cloudlet("server", "exec", "--timeout", "240", "app", "--", "/bin/bash", "-c", script)
     overlay = HERE / "app.cloudlet"
     made = cloudlet("overlay", "create", "--server", "app", str(overlay), "--keep", "stopped")
     whole_image(HERE / "home/servers/app/disk.qcow2")
@@ -109,16 +117,22 @@ def whole_image(disk: Path) -> None:
 def boot_whole_image(url: str) -> float:
     """Download the whole image, boot it, wait until its web server answers; seconds."""
     began = time.monotonic()
-    print(f"\n$ curl -O {url} && boot it", flush=True)
+    print(f"\n$ curl -O {url}, then boot it", flush=True)
     downloaded = HERE / "downloaded.qcow2"
     subprocess.run(["curl", "-sSf", "-o", downloaded, url], check=True)
-    append = (GUESTS / "debian.cmdline").read_text().strip()
-    cloudlet(
-        *("base", "create", str(downloaded), "--name", "downloaded", "--memory", str(MEMORY_MIB)),
-        *("--kernel", str(GUESTS / "vmlinuz"), "--initrd", str(GUESTS / "initrd"), f"--append={append}"),
-        *("--wait-for", "http://:80/ready", "--boot-only"),
-    )
+    home = Home(HERE / "home")
+    with home.open_base("quickstart") as base:
+        guest = server.create(home, "downloaded", MachineDescription.from_dict(base.machine), "boot", None, None)
+        with server.undone_on_failure(guest):
+            files = command_line.Files(
+                disk=downloaded, base_disk=None, kernel=base.kernel_path, initrd=base.initrd_path
+            )
+            guest.launch(files, incoming=False)
+            waiting = probe.parse("http://:80/ready")
+            waiting.prepare(guest)
+            probe.wait(waiting, guest, 180)
     elapsed = time.monotonic() - began
+    guest.destroy()
     downloaded.unlink()
     return elapsed
 
