@@ -46,6 +46,7 @@ def record(
             probe=probe_text,
             timeout_s=timeout_s,
         )
+        began = report.elapsed_s
         try:
             result = synthesize(home, request, report, recorder)
         finally:
@@ -61,4 +62,4 @@ def record(
             )
     finally:
         source.close()
-    return RecordingResult(len(order), result.first_reply_s or 0.0, summary)
+    return RecordingResult(len(order), (result.first_reply_s or began) - began, summary)

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``cloudlet base delete``: delete a base that no server is on."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+from cloudlet_ext.cmd.call import Call, Outcome
+
+SUMMARY = "delete a base that no server is on"
+DESCRIPTION = """
+Deletes a base. Refused (exit status 9) while servers are on it. Overlays that were made for it cannot be
+synthesised on this host until it is imported again.
+"""
+EXAMPLE = "cloudlet base delete debian"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare its arguments."""
+    parser.add_argument("name", metavar="NAME", help="name of the base")
+
+
+def run(call: Call) -> Outcome:
+    """Do it."""
+    from cloudlet_ext.cmd import text
+    from cloudlet_ext.worker import base_care
+
+    name = call.arguments.name
+    freed = base_care.delete(call.home, name)
+    return Outcome({"name": name, "freed_bytes": freed}, f"base {name} is deleted, {text.size(freed)} are free again")

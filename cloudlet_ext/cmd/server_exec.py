@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``cloudlet server exec``: run a command in a server, by its guest agent."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+
+from cloudlet_ext.cmd.call import Call, Outcome
+
+SUMMARY = "run a command in a server, by its guest agent"
+DESCRIPTION = """
+Runs a command in the guest (which must run qemu-guest-agent), without a network. Its output is shown when
+it has ended, and its exit status is ours. What stands on standard input is given to it if that is no
+terminal and --stdin is given.
+"""
+EXAMPLE = "cloudlet server exec shop -- systemctl is-active nginx"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare its arguments."""
+    from cloudlet_ext.cmd.parser import add_timeout
+
+    parser.add_argument("name", metavar="NAME", help="name of the server")
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="program and its arguments (after --)")
+    parser.add_argument("--stdin", action="store_true", help="give it our standard input")
+    add_timeout(parser, 60, "its end")
+
+
+def run(call: Call) -> Outcome:
+    """Do it."""
+    from cloudlet_ext.hypervisor.agent import GuestAgent
+    from cloudlet_ext.worker import server
+
+    given = call.arguments
+    guest = server.load_running(call.home, given.name)
+    stdin = sys.stdin.buffer.read() if given.stdin else b""
+    with GuestAgent(guest.agent_path) as agent:
+        ended = agent.run(given.command, given.timeout, stdin)
+    document = {
+        "name": given.name,
+        "status": ended.status,
+        "output": ended.output.decode(errors="replace"),
+        "error": ended.error.decode(errors="replace"),
+    }
+    if not given.json:
+        sys.stdout.buffer.write(ended.output)
+        sys.stdout.flush()
+        sys.stderr.buffer.write(ended.error)
+        sys.stderr.flush()
+    return Outcome(document, "", ended.status)
