@@ -35,6 +35,9 @@ from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
 from cloudlet_ext.worker.starting import AUTO, EARLY, MAPPED
 
+_CONNECTIONS_AHEAD = 4
+"""Opened while the manifest is read, so that fetching begins without a round trip for each."""
+
 __all__ = ["AUTO", "EARLY", "MAPPED", "SynthesisRequest", "SynthesisResult", "synthesize"]
 
 
@@ -164,6 +167,7 @@ def synthesize(
         stack.enter_context(_prompt_threads())
         source = open_source(request.overlay, request.policy)
         stack.callback(source.close)
+        source.warm(_CONNECTIONS_AHEAD)
         overlay = OverlayFile.open(source)
         signer = _check_signature(overlay, request.keyring)
         base_name, base = home.find_base(overlay.base_id or "none", overlay.path)
