@@ -15,7 +15,7 @@ from cloudlet_ext.worker import server
 from cloudlet_ext.worker.early_start import Recorder
 from cloudlet_ext.worker.errors import NotFound
 from cloudlet_ext.worker.home import Home
-from cloudlet_ext.worker.report import Report
+from cloudlet_ext.worker.report import Report, Section
 from cloudlet_ext.worker.synthesis import EARLY, SynthesisRequest, synthesize
 
 
@@ -46,9 +46,8 @@ def record(
             probe=probe_text,
             timeout_s=timeout_s,
         )
-        began = report.elapsed_s
         try:
-            result = synthesize(home, request, report, recorder)
+            result = synthesize(home, request, Section(report), recorder)
         finally:
             # It may be there after an interruption that came when it was complete.
             with contextlib.suppress(NotFound):
@@ -62,4 +61,4 @@ def record(
             )
     finally:
         source.close()
-    return RecordingResult(len(order), (result.first_reply_s or began) - began, summary)
+    return RecordingResult(len(order), result.first_reply_s or 0.0, summary)

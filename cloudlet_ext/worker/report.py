@@ -30,3 +30,24 @@ class Report:
 
     def note(self, text: str) -> None:
         """Something that a person may want to read."""
+
+
+class Section(Report):
+    """A part of an operation that has a clock of its own; ``whole`` hears of all that happens in it."""
+
+    def __init__(self, whole: Report) -> None:
+        super().__init__()
+        self._whole = whole
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        super().stage(name)
+        self._whole.stage(name)
+
+    def progress(self, done: int, total: int) -> None:
+        """``done`` of ``total`` bytes of the present stage."""
+        self._whole.progress(done, total)
+
+    def note(self, text: str) -> None:
+        """Something that a person may want to read."""
+        self._whole.note(text)

@@ -190,8 +190,11 @@ def synthesize(
             answer = early_start.bring_up(run, source, disk, launcher.ready, waiting, recorder)
         else:
             answer = _bring_up_mapped(run, source, waiting, recorder)
-        report.stage("personalise")
-        personal = clone.personalise(guest)
+        if recorder is None:
+            report.stage("personalise")
+            personal = clone.personalise(guest)
+        else:
+            personal = clone.CloneResult(False, False, "it was only recorded")
         guest.update(state="running")
         return _result(run, chosen, signer, answer, personal)
 
