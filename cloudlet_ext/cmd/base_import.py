@@ -35,7 +35,11 @@ def run(call: Call) -> Outcome:
 
     given = call.arguments
     name = given.name or Path(urlsplit(given.file).path if "://" in given.file else given.file).stem
-    facts = base_care.load(call.home, given.file, name, SourcePolicy(), call.report)
+    try:
+        facts = base_care.load(call.home, given.file, name, SourcePolicy(), call.report)
+    except KeyboardInterrupt:
+        call.report.note("what has arrived is kept: the same command continues")
+        raise
     took_s = call.report.elapsed_s
     document = {**document_of(facts), "import_s": took_s}
     return Outcome(document, f"base {name} ({facts.base_id[:12]}) is ready, imported in {text.seconds(took_s)}")

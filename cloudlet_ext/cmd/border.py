@@ -37,7 +37,7 @@ def run(words: list[str], watch: Watch) -> int:
     given = words[: words.index("--")] if "--" in words else words
     _configure_logging("--debug" in given)
     try:
-        return _run(parser.build().parse_args(words), watch)
+        return _run(parser.parse(words), watch)
     except BrokenPipeError:
         # Whoever read the output has what they want. Python would complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -68,6 +68,13 @@ _EXAMPLES = """\
 """
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help whose words stand beside the options, not below them."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises :class:`BadUsage`."""
 
@@ -88,19 +95,35 @@ def build() -> Parser:
         prog="cloudlet",
         description="Runs customised guests within seconds: a base VM that every site has, and a small overlay.",
         epilog=f"examples:\n{_EXAMPLES}\nexit status:\n{codes}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     parser.add_argument("--version", action=_Version)
     _add_global_options(parser, are_defaults=True)
     top = parser.add_subparsers(metavar="COMMAND", required=True)
     groups = {}
     for name, summary in GROUPS.items():
-        group = top.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        group = top.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=_Formatter
+        )
         groups[name] = group.add_subparsers(metavar="COMMAND", required=True)
     for words in COMMANDS:
         group_name, _, name = words.rpartition(" ")
         _add_command(groups.get(group_name, top), words, name)
     return parser
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Parse a command line; :class:`BadUsage`.
+
+    What stands behind ``--`` is a command line of its own, for the few commands that run one (``command``).
+    """
+    at = words.index("--") if "--" in words else len(words)
+    arguments = build().parse_args(words[:at])
+    if at < len(words):
+        if not hasattr(arguments, "command"):
+            raise BadUsage(reason='nothing may follow after "--" here', command=f"cloudlet {arguments.words}")
+        arguments.command = words[at + 1 :]
+    return arguments
 
 
 def _add_command(group: Any, words: str, name: str) -> None:
@@ -112,7 +135,7 @@ def _add_command(group: Any, words: str, name: str) -> None:
         help=command.SUMMARY,
         description=command.DESCRIPTION.strip(),
         epilog=f"{title}:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     command.add_arguments(parser)
     _add_global_options(parser, are_defaults=False)
@@ -126,7 +149,13 @@ def _add_global_options(parser: argparse.ArgumentParser, *, are_defaults: bool) 
     def add(name: str, default: object, help_text: str, **more: Any) -> None:
         options.add_argument(name, default=default if are_defaults else argparse.SUPPRESS, help=help_text, **more)
 
-    add("--home", None, "where bases and servers are kept (default: $CLOUDLET_HOME)", type=Path, metavar="DIR")
+    add(
+        "--home",
+        None,
+        "where bases and servers are kept (default: $CLOUDLET_HOME, else /var/lib/cloudlet or ~/.local/share/cloudlet)",
+        type=Path,
+        metavar="DIR",
+    )
     add("--json", False, "one JSON document on standard output, progress and errors as JSON lines", action="store_true")
     add("--quiet", False, "no progress", action="store_true")
     add("--debug", False, "log what is done, and tracebacks of errors", action="store_true")

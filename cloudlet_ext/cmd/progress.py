@@ -164,7 +164,9 @@ class LineReport(WatchedReport):
         super().__init__(stream, _LINE_EVERY_S)
 
     def show_standing(self, standing: Standing) -> None:
-        """One line."""
+        """One line; none of a stage that has just begun."""
+        if standing.elapsed_s < _LINE_EVERY_S / 2:
+            return
         share = f"{min(standing.done / standing.total, 1):.0%} of " if standing.total else ""
         left = f", {text.seconds(standing.left_s)} left" if standing.left_s is not None else ""
         amount = f", {share}{text.size(standing.total or standing.done)}" if standing.done else ""

@@ -26,7 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the server")
     parser.add_argument("--identity", type=Path, metavar="FILE", help="private key to log in with")
     parser.add_argument("--user", default="root", help="user in the guest (default: root)")
-    parser.add_argument("command", nargs="*", metavar="COMMAND", help="what to run (after --); without it, a shell")
+    parser.usage = "%(prog)s NAME [--identity FILE] [--user USER] [-- COMMAND...]"
+    parser.set_defaults(command=[])
 
 
 def run(call: Call) -> Outcome:
