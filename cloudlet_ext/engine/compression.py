@@ -31,6 +31,9 @@ s. From level 3 on the window is large enough; long-distance matching gains noth
 1 % from level 6 on.
 """
 
+_CHEAP_LEVEL = 5
+_SAMPLE_BYTES = 32 << 10
+
 
 @dataclass(frozen=True)
 class Content:
@@ -53,6 +56,24 @@ def compress(content: Content, level: int) -> bytes:
     compressor = zstd.ZstdCompressor(options=options, zstd_dict=dictionary)
     compressor.set_pledged_input_size(len(content.data))
     return compressor.compress(content.data, mode=zstd.ZstdCompressor.FLUSH_FRAME)
+
+
+def compress_well(content: Content, level: int) -> bytes:
+    """The smaller of the frames of ``level`` and of level 1.
+
+    Tables of numbers are smaller at level 1 (0.20 of 64 MiB of three-digit floating point numbers,
+    0.24 at level 3, 0.215 at 19), since it takes no match shorter than 7 bytes.
+    """
+    stored = compress(content, level)
+    if level == 1:
+        return stored
+    if level <= _CHEAP_LEVEL:
+        # Where a second try would cost as much as the first, a sample decides.
+        middle = len(content.data) // 2
+        sample = Content(content.data[middle : middle + _SAMPLE_BYTES])
+        if len(compress(sample, 1)) >= len(compress(sample, level)):
+            return stored
+    return min(stored, compress(content, 1), key=len)
 
 
 def decompress(stored: bytes, size: int, prefix: bytes, path: str, place: str) -> bytes:
@@ -98,7 +119,7 @@ def compress_all(tasks: Sequence[Callable[[], Content]], level: int) -> Iterator
 
     def work(task: Callable[[], Content]) -> tuple[Content, bytes]:
         content = task()
-        return content, compress(content, level)
+        return content, compress_well(content, level)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="compress") as pool:
         waiting: deque[Future[tuple[Content, bytes]]] = deque()

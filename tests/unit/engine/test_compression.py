@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from backports import zstd
 
-from cloudlet_ext.engine.compression import Content, compress, compress_all, decompress
+from cloudlet_ext.engine.compression import Content, compress, compress_all, compress_well, decompress
 from cloudlet_ext.engine.errors import Malformed
 from cloudlet_ext.engine.level import AUTO, choose_level
 
@@ -39,6 +39,17 @@ def test_changed_pages_cost_what_changed(level: int) -> None:
     stored = compress(content, level)
     assert len(stored) < 256 * 40
     assert decompress(stored, MIB, prefix, "file", "place") == content.data
+
+
+@pytest.mark.parametrize("level", [3, 8])
+def test_tables_of_numbers_are_compressed_as_level_1_does(level: int) -> None:
+    numbers = np.random.default_rng(0).integers(0, 1000, MIB // 8).astype(np.float64)
+    content = Content(numbers.tobytes())
+    stored = compress_well(content, level)
+    assert len(stored) < len(compress(content, level))
+    assert decompress(stored, MIB, b"", "file", "place") == content.data
+    text = Content(b"".join(b"line %d of a text\n" % number for number in range(10_000)))
+    assert compress_well(text, level) == compress(text, level)
 
 
 def test_another_prefix_is_noticed() -> None:
