@@ -133,7 +133,9 @@ def command_line(
     arguments = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     arguments += ["-nodefaults", "-no-user-config", "-display", "none", "-msg", "timestamp=on"]
     arguments += ["-machine", f"{machine.machine_type},accel={machine.accelerator},memory-backend={RAM_ID},vmport=off"]
-    arguments += ["-cpu", machine.cpu, "-smp", str(machine.vcpus), "-rtc", "base=utc"]
+    # Under KVM a CPU that lacks what its model promises would be another machine than the one that is described.
+    cpu = f"{machine.cpu},enforce" if machine.accelerator == "kvm" else machine.cpu
+    arguments += ["-cpu", cpu, "-smp", str(machine.vcpus), "-rtc", "base=utc"]
     arguments += memory(machine, files.memory)
     if machine.direct_kernel:
         if files.kernel is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from cloudlet_ext.hypervisor import accelerator
+from cloudlet_ext.hypervisor import accelerator, qemu
 from cloudlet_ext.hypervisor.errors import AcceleratorUnknown
 
 
@@ -94,3 +95,15 @@ def test_a_machine_that_says_its_letter_works(tmp_path: Path) -> None:
     emulated.write_text('#!/bin/sh\nshift 2\nexec qemu-system-x86_64 -machine pc,accel=tcg "$@"\n')
     emulated.chmod(0o755)
     assert accelerator.works(str(emulated))
+
+
+def test_the_boot_sector_is_what_its_source_says(tmp_path: Path) -> None:
+    source = Path(accelerator.__file__).with_name("accelerator_probe.S")
+    subprocess.run(["as", "--64", source, "-o", tmp_path / "probe.o"], check=True)
+    linked = ["-m", "elf_x86_64", "-Ttext", "0x7c00", "--oformat", "binary", tmp_path / "probe.o"]
+    subprocess.run(["ld", *linked, "-o", tmp_path / "probe"], check=True)
+    assert (tmp_path / "probe").read_bytes() == accelerator._BOOT_SECTOR
+
+
+def test_emulation_runs_the_boot_sector() -> None:
+    assert accelerator.works(qemu.find().binary, accelerator.TCG)
