@@ -30,6 +30,7 @@ emulation needs 0.16 s."""
 _DOWNTIME_LIMIT_MS = 20
 _LIVE_LIMIT_S = 20.0
 _TIMEOUT_S = 600.0
+_SILENCE_LIMIT_S = 60.0
 _CANCEL_LIMIT_S = 10.0
 _SETTLED = {"completed", "failed", "cancelled"}
 
@@ -55,7 +56,12 @@ def captured(
     """
     path = process.directory / "capture.sock"
     path.unlink(missing_ok=True)
-    was_running = monitor.status() == "running"
+    status = monitor.status()
+    was_running = status == "running"
+    if status == "postmigrate":
+        # QEMU captures no guest that stands still since it was captured: let it run for a moment.
+        monitor.execute("cont")
+        monitor.execute("stop")
     drain = StreamDrain(path, scratch)
     try:
         paused_at = _migrate(process, monitor, drain, was_running, progress)
@@ -77,6 +83,8 @@ def _migrate(
     live: bool,
     progress: Callable[[int, int], None],
 ) -> float:
+    # On after an early start; QEMU would wait for a return path, which nobody here answers on.
+    monitor.execute("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": False}])
     bandwidth = _HINT_BANDWIDTH if live else 0
     monitor.execute("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=_DOWNTIME_LIMIT_MS)
     began = time.monotonic()
@@ -85,6 +93,7 @@ def _migrate(
         _wait_for_hints(monitor)
         monitor.execute("migrate-set-parameters", max_bandwidth=0)
     stopped: float | None = None if live else began
+    silence = _Silence()
     while True:
         info = monitor.execute("query-migrate")
         status = info.get("status")
@@ -93,6 +102,7 @@ def _migrate(
         ram = info.get("ram", {})
         progress(drain.bytes_drained, drain.bytes_drained + int(ram.get("remaining", 0)))
         drain.check()
+        silence.check(drain.bytes_drained, str(status))
         if stopped is None and time.monotonic() - began > _LIVE_LIMIT_S:
             # It dirties memory faster than it can be copied: it has to wait after all.
             stopped = time.monotonic()
@@ -104,6 +114,21 @@ def _migrate(
     if stopped is None:
         stopped = time.monotonic() - int(info.get("downtime", 0)) / 1000
     return stopped
+
+
+class _Silence:
+    """Notices that a stream goes on no more."""
+
+    def __init__(self) -> None:
+        self._seen, self._since = -1, 0.0
+
+    def check(self, drained: int, status: str) -> None:
+        """:class:`errors.CaptureFailed` when nothing has come for too long."""
+        now = time.monotonic()
+        if drained != self._seen:
+            self._seen, self._since = drained, now
+        elif now - self._since > _SILENCE_LIMIT_S:
+            raise errors.CaptureFailed(reason=f"QEMU, in state {status}, sent nothing for {_SILENCE_LIMIT_S:.0f} s")
 
 
 def _wait_for_hints(monitor: Monitor) -> None:

@@ -17,6 +17,7 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
 from cloudlet_ext.hypervisor import errors, unix_socket
 
+_CONNECT = "connect"
 _CLOSE_LIMIT_S = 5.0
 
 
@@ -36,7 +37,7 @@ class Monitor:
         self._thread.start()
         self._client: QMPClient | None = QMPClient()
         try:
-            self._wait("connect", self._client.connect(connection), self._timeout_s)
+            self._wait(_CONNECT, self._client.connect(connection), self._timeout_s)
         except BaseException:
             self.close()
             connection.close()
@@ -50,7 +51,10 @@ class Monitor:
         except ExecuteError as failure:
             raise errors.MonitorRefused(command=command, reason=str(failure)) from failure
         except TimeoutError as failure:
-            raise errors.MonitorFailed(command=command, reason=f"no answer within {timeout_s:.0f} s") from failure
+            reason = f"no answer within {timeout_s:.0f} s"
+            if command == _CONNECT:
+                reason += "; another process may have it, it serves one at a time"
+            raise errors.MonitorFailed(command=command, reason=reason) from failure
         except (QMPError, OSError, EOFError, concurrent.futures.CancelledError) as failure:
             reason = str(failure) or type(failure).__name__
             raise errors.MonitorFailed(command=command, reason=reason) from failure
@@ -125,5 +129,5 @@ def _connect(path: Path, timeout_s: float, alive: Callable[[], bool]) -> socket.
             return unix_socket.connect(path, timeout_s)
         except OSError as failure:
             if not alive() or time.monotonic() > deadline:
-                raise errors.MonitorFailed(command="connect", reason=str(failure)) from failure
+                raise errors.MonitorFailed(command=_CONNECT, reason=str(failure)) from failure
         time.sleep(0.005)
