@@ -141,7 +141,7 @@ def figures(made: dict[str, Any], synthesis: dict[str, Any], boot_s: float) -> d
     """What ``--json`` writes; bytes and seconds."""
     base, overlay = made["base"], made["overlay"]
     return {
-        "base_bytes": base["memory_bytes"] + base["disk_bytes"],
+        "base_bytes": base["memory_content_bytes"] + base["disk_content_bytes"],
         "overlay_bytes": (HERE / "app.cloudlet").stat().st_size,
         "image_bytes": (HERE / "app.qcow2").stat().st_size,
         "create_s": round(overlay["create_s"], 3),
@@ -153,7 +153,7 @@ def figures(made: dict[str, Any], synthesis: dict[str, Any], boot_s: float) -> d
         "speedup": round(boot_s / synthesis["first_reply_s"], 1),
         "accelerator": base["accelerator"],
         "placement": synthesis["placement"],
-        "chunks_by_source": overlay["statistics"],
+        "chunks_by_source": overlay["chunks"],
     }
 
 
@@ -164,13 +164,16 @@ def table(values: dict[str, Any], rate_mbit: float) -> str:
         return f"{count / 1e6:10.1f} MB"
 
     sources = values["chunks_by_source"]
-    named = ", ".join(f"{name.replace('_', ' ')} {count * 4096 / 1e6:.1f}" for name, count in sources.items())
+    named = "\n".join(
+        f"    {name.replace('_', ' '):37}{megabytes(count * 4096)}" for name, count in sources.items() if count
+    )
     return f"""
 {"=" * 78}
 base VM, non-zero disk and memory        {megabytes(values["base_bytes"])}   (stays at every cloudlet)
 whole image, compressed                  {megabytes(values["image_bytes"])}
 overlay                                  {megabytes(values["overlay_bytes"])}
-  where the target's bytes come from (MB): {named}
+  where the target's bytes come from
+{named}
 
 overlay creation                         {values["create_s"]:10.2f} s
   of which the guest stood still         {values["pause_s"]:10.2f} s
