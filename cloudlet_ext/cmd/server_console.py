@@ -57,8 +57,9 @@ def run(call: Call) -> Outcome:
             sys.stdout.buffer.write(said)
         return Outcome({"name": guest.name, "console": ""}, "")
     guest = server.load_running(call.home, guest.name)
-    print(f"console of {guest.name}: Ctrl-] leaves", file=sys.stderr)
     with _raw(sys.stdin.fileno()):
+        # Whatever is typed once this can be read goes to the guest.
+        print(f"console of {guest.name}: Ctrl-] leaves", end="\r\n", file=sys.stderr, flush=True)
         has_left = _talk(guest, sys.stdin.fileno(), sys.stdout.fileno())
     return Outcome({}, f"\nleft the console of {guest.name}" if has_left else f"\nserver {guest.name} has ended")
 
