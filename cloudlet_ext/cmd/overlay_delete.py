@@ -39,5 +39,6 @@ def run(call: Call) -> Outcome:
         path.unlink()
     names = ", ".join(map(str, paths))
     return Outcome(
-        {"deleted": [str(path) for path in paths], "freed_bytes": freed}, f"deleted: {names}, {text.size(freed)}"
+        {"deleted": [str(path) for path in paths], "freed_bytes": freed},
+        f"deleted: {names}, {text.size(freed)} are free again",
     )

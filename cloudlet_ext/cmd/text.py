@@ -88,7 +88,7 @@ def sources(chunks: Mapping[str, int]) -> str:
     """Where what differs from the base comes from, largest first: ``41.2 MB from base memory, ...``."""
     names = {
         "stored": "stored",
-        "same_overlay": "twice in the overlay",
+        "same_overlay": "repeated",
         "base_memory": "in base memory",
         "base_disk": "on base disk",
         "zero": "zero",

@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -144,3 +145,13 @@ def test_what_follows_two_dashes_is_not_ours() -> None:
     assert arguments.command == ["ls", "--json", "--", "-l"]
     assert not arguments.json and arguments.stdin
     assert parser.parse(["server", "ssh", "s", "--user", "me"]).command == []
+
+
+def test_the_page_documents_every_command_and_exit_code() -> None:
+    page = (Path(__file__).parents[3] / "doc/source/cli/index.rst").read_text()
+    for words in parser.COMMANDS:
+        heading = f"\ncloudlet {words}\n{'-' * len(f'cloudlet {words}')}\n"
+        assert heading in page
+        assert f"$ cloudlet {words} " in page or f"$ cloudlet {words}\n" in page
+    for code, meaning in parser.EXIT_CODES.items():
+        assert f"\n{code:<3}   {meaning.partition('.')[0]}" in page
