@@ -21,6 +21,34 @@ _CONNECT = "connect"
 _CLOSE_LIMIT_S = 5.0
 
 
+class Pending:
+    """A command that was sent. QEMU answers in order, and not before it can: not while it waits for a page itself."""
+
+    def __init__(self, command: str, answer: concurrent.futures.Future[Any]) -> None:
+        self._command, self._answer = command, answer
+
+    def done(self, within_s: float) -> bool:
+        """Whether it has an answer now or shortly."""
+        return bool(concurrent.futures.wait([self._answer], within_s).done)
+
+    def result(self, timeout_s: float) -> Any:
+        """The answer; :class:`errors.MonitorFailed` holds QEMU's own words when it refuses."""
+        try:
+            return self._answer.result(timeout_s)
+        except ExecuteError as failure:
+            raise errors.MonitorRefused(command=self._command, reason=str(failure)) from failure
+        except TimeoutError as failure:
+            reason = f"no answer within {timeout_s:.0f} s"
+            if self._command == _CONNECT:
+                reason += "; another process may have it, it serves one at a time"
+            raise errors.MonitorFailed(command=self._command, reason=reason) from failure
+        except (QMPError, OSError, EOFError, concurrent.futures.CancelledError) as failure:
+            reason = str(failure) or type(failure).__name__
+            raise errors.MonitorFailed(command=self._command, reason=reason) from failure
+        finally:
+            self._answer.cancel()
+
+
 class Monitor:
     """One QMP connection; commands may come from several threads.
 
@@ -37,36 +65,26 @@ class Monitor:
         self._thread.start()
         self._client: QMPClient | None = QMPClient()
         try:
-            self._wait(_CONNECT, self._client.connect(connection), self._timeout_s)
+            connecting = asyncio.wait_for(self._client.connect(connection), self._timeout_s)
+            self._begin(_CONNECT, connecting).result(self._timeout_s + 1)
         except BaseException:
             self.close()
             connection.close()
             raise
 
-    def _wait(self, command: str, doing: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
-        """The result of a coroutine in the client's thread."""
-        answer = asyncio.run_coroutine_threadsafe(asyncio.wait_for(doing, timeout_s), self._loop)
-        try:
-            return answer.result()
-        except ExecuteError as failure:
-            raise errors.MonitorRefused(command=command, reason=str(failure)) from failure
-        except TimeoutError as failure:
-            reason = f"no answer within {timeout_s:.0f} s"
-            if command == _CONNECT:
-                reason += "; another process may have it, it serves one at a time"
-            raise errors.MonitorFailed(command=command, reason=reason) from failure
-        except (QMPError, OSError, EOFError, concurrent.futures.CancelledError) as failure:
-            reason = str(failure) or type(failure).__name__
-            raise errors.MonitorFailed(command=command, reason=reason) from failure
-        finally:
-            answer.cancel()
+    def _begin(self, command: str, doing: Coroutine[Any, Any, Any]) -> Pending:
+        return Pending(command, asyncio.run_coroutine_threadsafe(doing, self._loop))
 
-    def execute(self, command: str, **arguments: Any) -> Any:
-        """Run one command; :class:`errors.MonitorFailed` holds QEMU's own words when it refuses."""
+    def submit(self, command: str, **arguments: Any) -> Pending:
+        """Send a command and do not wait; nobody need look at what comes of it."""
         arguments = {name.replace("_", "-"): value for name, value in arguments.items()}
         if self._client is None:
             raise errors.MonitorFailed(command=command, reason="the monitor is closed")
-        return self._wait(command, self._client.execute(command, arguments), self._timeout_s)
+        return self._begin(command, self._client.execute(command, arguments))
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Run one command; :class:`errors.MonitorFailed` holds QEMU's own words when it refuses."""
+        return self.submit(command, **arguments).result(self._timeout_s)
 
     def human(self, line: str) -> str:
         """Run a command of the human monitor, for what QMP does not offer."""
@@ -99,7 +117,7 @@ class Monitor:
         if client is None:
             return
         with contextlib.suppress(errors.MonitorFailed):
-            self._wait("disconnect", _leave(client), _CLOSE_LIMIT_S)
+            self._begin("disconnect", _leave(client)).result(_CLOSE_LIMIT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

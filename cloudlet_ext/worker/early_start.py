@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.engine.source import Source
 from cloudlet_ext.engine.view import TargetView
 from cloudlet_ext.hypervisor import command_line
-from cloudlet_ext.hypervisor.errors import HypervisorError
+from cloudlet_ext.hypervisor.errors import HypervisorError, ResumeFailed
 from cloudlet_ext.hypervisor.nbd import NbdServer
 from cloudlet_ext.hypervisor.postcopy import PostcopySource
 from cloudlet_ext.hypervisor.resume import connect
@@ -141,7 +142,7 @@ def bring_up(
     recorder: Recorder | None,
 ) -> Answered:
     """Run the guest at once, feed it, and take everything that stands in for its disk away at the end."""
-    guest, report = run.guest, run.report
+    report = run.report
     report.stage("start")
     with contextlib.ExitStack() as stack:
         feed: list[PostcopySource] = []
@@ -152,8 +153,7 @@ def bring_up(
         wait_for_qemu()
         prepare(run, waiting)
         with _feeding(run, supply, fetcher, recorder, feed) as feeder:
-            guest.monitor.wait_status({"running", "paused"}, _RUN_TIMEOUT_S)
-            guest.monitor.execute("cont")
+            _continue(run, fetcher, feeder)
             run.running_s = report.elapsed_s
             report.stage("run")
             first_reply_s, reply = None, b""
@@ -255,16 +255,42 @@ def _cause(run: Synthesis, fetcher: Fetcher, failure: Exception) -> Exception:
     return failure
 
 
+def _check(run: Synthesis, fetcher: Fetcher, feeder: _Feeder) -> None:
+    """Raise what keeps the guest from being fed."""
+    if fetcher.failed is not None:
+        raise run.lost(fetcher.failed)
+    feeder.check()
+
+
+def _ask(run: Synthesis, fetcher: Fetcher, feeder: _Feeder, command: str) -> Any:
+    """The answer to a command before which QEMU may have to wait for pages that are still on their way."""
+    pending = run.guest.monitor.submit(command)
+    deadline = time.monotonic() + _RUN_TIMEOUT_S
+    while not pending.done(0.1) and time.monotonic() < deadline:
+        _check(run, fetcher, feeder)
+        if fetcher.is_stalled:
+            deadline = time.monotonic() + _RUN_TIMEOUT_S
+    return pending.result(0)
+
+
+def _continue(run: Synthesis, fetcher: Fetcher, feeder: _Feeder) -> None:
+    """Let the guest run once its devices are loaded."""
+    deadline = time.monotonic() + _RUN_TIMEOUT_S
+    while (status := _ask(run, fetcher, feeder, "query-status")["status"]) not in {"running", "paused"}:
+        if fetcher.is_stalled:
+            deadline = time.monotonic() + _RUN_TIMEOUT_S
+        elif time.monotonic() > deadline:
+            raise ResumeFailed(reason=f"it is in state {status} after {_RUN_TIMEOUT_S:.0f} s")
+        time.sleep(0.001)
+    _ask(run, fetcher, feeder, "cont")
+
+
 def _reply(run: Synthesis, waiting: probe.Probe, fetcher: Fetcher, feeder: _Feeder) -> bytes:
     """Wait for the probe; time in which the guest is paused because nothing arrives does not count."""
 
-    def check() -> None:
-        if fetcher.failed is not None:
-            raise run.lost(fetcher.failed)
-        feeder.check()
-
     while True:
         try:
+            check = partial(_check, run, fetcher, feeder)
             return probe.wait(waiting, run.guest, run.request.timeout_s, check).content
         except errors.ProbeTimedOut:
             if not fetcher.is_stalled:

@@ -141,15 +141,18 @@ class Synthesis:
         if self.running_s and not self.is_paused:
             self.is_paused = True
             self.stalls += 1
-            with contextlib.suppress(HypervisorError):
-                self.guest.monitor.execute("stop")
+            self._tell("stop")
 
     def _recovered(self) -> None:
         self.report.note("the overlay arrives again")
         if self.is_paused:
             self.is_paused = False
-            with contextlib.suppress(HypervisorError):
-                self.guest.monitor.execute("cont")
+            self._tell("cont")
+
+    def _tell(self, command: str) -> None:
+        # QEMU itself may be waiting for what this thread is about to fetch: it will see to it in its turn.
+        with contextlib.suppress(HypervisorError):
+            self.guest.monitor.submit(command)
 
 
 def synthesize(

@@ -120,7 +120,12 @@ class Made:
 
     path: Path
     content: bytes
+    digests: str
     overlay_id: str
+
+
+DIGESTS = "dd if=/dev/vda bs=1M count=5 2>/dev/null | sha256sum; sha256sum </www/ballast"
+"""Of what is new on the disk, and of what is new in memory."""
 
 
 @pytest.fixture(scope="session")
@@ -134,8 +139,9 @@ def made(home: Home, busybox: str, tmp_path_factory: pytest.TempPathFactory) -> 
         )
         guest_tools.run(guest, "head -c 300 /dev/urandom | base64 >/www/made; sync; sleep 0.2")
         content = guest_tools.fetch(guest, "/made")
+        digests = guest_tools.run(guest, DIGESTS)
         result = overlay_creation.create_overlay(home, "maker", path, keep="deleted", level=1, report=Report())
-    return Made(path, content, result.summary.overlay_id)
+    return Made(path, content, digests, result.summary.overlay_id)
 
 
 @pytest.fixture

@@ -58,14 +58,13 @@ def run(guest: Server, line: str) -> str:
     """Run a line in the shell on the busybox guest's console; what it said."""
     number = next(_numbers)
     begin = len(console_text(guest))
-    # The line as it is echoed does not contain the mark.
-    type_line(guest, f"{line}; echo [$?-$(({number}+0))]")
-    mark = re.compile(rf"\[(\d+)-{number}\]")
-    wait_until(f"{line!r}: {console_text(guest)[begin:]!r}", lambda: mark.search(console_text(guest)[begin:]))
-    said = console_text(guest)[begin:]
-    found = mark.search(said)
-    assert found is not None and found[1] == "0", said
-    return said[: found.start()].partition("\n")[2]
+    # The line as it is echoed does not contain the marks.
+    type_line(guest, f"echo @$(({number}+0)); {line}; echo [$?-$(({number}+0))]")
+    marked = re.compile(rf"@{number}\s(.*)\[(\d+)-{number}\]", re.DOTALL)
+    wait_until(f"the end of {line!r}", lambda: marked.search(console_text(guest)[begin:]))
+    found = marked.search(console_text(guest)[begin:])
+    assert found is not None and found[2] == "0", console_text(guest)[begin:]
+    return found[1].strip()
 
 
 def fetch(guest: Server, path: str = "/nonce", timeout_s: float = WAIT_S) -> bytes:
@@ -82,7 +81,7 @@ def is_ticking(guest: Server) -> bool:
     """Whether a tiny guest's dots become more."""
     begin = len(console_text(guest))
     with contextlib.suppress(AssertionError):
-        wait_until("a dot", lambda: len(console_text(guest)) > begin, 5)
+        wait_until("a dot", lambda: len(console_text(guest)) > begin, 3)
         return True
     return False
 

@@ -35,7 +35,8 @@ def _nothing_is_left() -> Iterator[None]:
     descriptors = len(os.listdir("/proc/self/fd"))
     yield
     assert not [thread for thread in threading.enumerate() if thread.name == "monitor"]
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    # Fewer than before are what earlier tests left to the garbage collector.
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def test_an_interruption_leaves_the_connection_whole(monitor: Monitor) -> None:
 
 def test_a_monitor_that_is_in_use_does_not_hang(monitor: Monitor, qemu: QemuProcess) -> None:
     """QEMU serves one client at a time; the next one waits for its greeting."""
-    with pytest.raises(MonitorFailed, match="no answer within 1 s"):
+    with pytest.raises(MonitorFailed, match=r"no answer within \d s; another process may have it"):
         Monitor(qemu.monitor_path, 0.1)
     assert monitor.status()
 
