@@ -10,7 +10,8 @@ from cloudlet_ext.cmd.call import Call, Outcome
 SUMMARY = "end servers and remove what they have"
 DESCRIPTION = """
 Ends servers at once, as by pulling the plug, and removes their disks and memory. To keep what a server has
-become, make an overlay of it first. A server that another command has is not stopped (exit status 9).
+become, make an overlay of it first. A server that another command has is not stopped (exit status 9); the
+others are.
 """
 EXAMPLE = """
 cloudlet server stop shop
@@ -28,12 +29,22 @@ def run(call: Call) -> Outcome:
     """Do it."""
     from cloudlet_ext.cmd.errors import BadUsage
     from cloudlet_ext.worker import server, server_care
+    from cloudlet_ext.worker.errors import WorkerError
 
     given = call.arguments
     if bool(given.names) == given.all:
         raise BadUsage(reason="give names of servers, or --all", command="cloudlet server stop")
     names = server.names(call.home) if given.all else given.names
+    stopped, failures = [], []
     for name in names:
-        server_care.stop_server(call.home, name)
-    words = f"stopped: {', '.join(names)}" if names else "there are no servers"
-    return Outcome({"stopped": names}, words)
+        try:
+            server_care.stop_server(call.home, name)
+            stopped.append(name)
+        except WorkerError as failure:
+            failures.append(failure)
+    if failures:
+        if stopped:
+            call.report.note(f"stopped: {', '.join(stopped)}")
+        raise failures[0]
+    words = f"stopped: {', '.join(stopped)}" if stopped else "there are no servers"
+    return Outcome({"stopped": stopped}, words)
