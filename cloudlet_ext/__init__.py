@@ -7,7 +7,10 @@ from __future__ import annotations
 def __getattr__(name: str) -> str:
     # Asking for the version reads the installed packages' records: not at every start.
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib import metadata
 
-        return version("cloudlet-ext")
+        try:
+            return metadata.version("cloudlet-ext")
+        except metadata.PackageNotFoundError:  # run from a tree that is not installed
+            return "0.0.0"
     raise AttributeError(name)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,19 @@ def exported(sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "file"
 
 
+_opened: list[FileSource] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_sources() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 def open_file(path: Path) -> BaseFile:
-    return BaseFile.open(FileSource(path))
+    _opened.append(FileSource(path))
+    return BaseFile.open(_opened[-1])
 
 
 def test_an_imported_base_is_the_exported_one(sample, exported: Path, tmp_path: Path) -> None:
