@@ -24,7 +24,10 @@ _REPLY_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class App:
-    """A running server with a workload's app. ``expected``: its answer to the probe; ``nonce``: what only its memory knows."""
+    """A running server with a workload's app.
+
+    ``expected``: its answer to the probe; ``nonce``: what only its memory knows.
+    """
 
     base: str
     server: str

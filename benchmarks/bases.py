@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from benchmarks import tool
 from benchmarks.bench import GUESTS, Bench, SetupFailed
@@ -16,7 +17,7 @@ from cloudlet_ext.engine import header
 from cloudlet_ext.hypervisor import accelerator, capture, command_line, machine, qemu, stream
 
 
-def kernel_files(guest: str) -> dict[str, str]:
+def kernel_files(guest: str) -> dict[str, Any]:
     """What QEMU boots a guest of tools/guest with."""
     initrd = "initrd" if guest == "debian" else f"{guest}.initrd"
     return {

@@ -33,7 +33,7 @@ class SetupFailed(Exception):
 class Bench:
     """One run. ``folder`` outlives it (bases, data), ``scratch`` does not.
 
-    ``repeats``: how often our own times are measured at W1.
+    ``packed``: what peers made, by workload and peer; ``failures``: what could not be measured, for the report.
     """
 
     folder: Path
@@ -43,6 +43,8 @@ class Bench:
     workloads: tuple[str, ...]
     figures: tuple[str, ...]
     rows: Rows = field(default_factory=Rows)
+    packed: dict[tuple[str, str], Path] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -52,11 +54,16 @@ class Bench:
 
     def repeats_of(self, workload: str) -> int:
         """The same for any workload."""
-        return self.repeats if workload == "W1" else 3
+        return self.repeats if workload == "W1" else min(3, self.repeats)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.began
 
     def say(self, text: str) -> None:
         """Tell a person what happens."""
-        print(f"[{time.monotonic() - self.began:6.1f} s] {text}", flush=True)
+        print(f"[{self.elapsed_s:6.1f} s] {text}", flush=True)
 
     def stop(self, name: str) -> None:
         """End a server, if it is there."""

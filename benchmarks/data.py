@@ -24,7 +24,7 @@ def _array(path: Path) -> None:
 
 
 def _features(path: Path) -> None:
-    """102 MB: 200,000 vectors of 128 small whole numbers as floating point, like those of SIFT; half of them are zero."""
+    """102 MB: 200,000 vectors of 128 small whole numbers as floating point, like those of SIFT; half are zero."""
     values = np.random.default_rng(3).geometric(0.03, (200_000, 128)) - 24
     np.clip(values, 0, 255).astype(np.float32).tofile(path)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import filecmp
 import subprocess
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,8 @@ class Original:
 class Comparison:
     """What was compared, and how much of it was not equal.
 
-    ``memory``: pages that differ as QEMU writes them; ``disk``: whether the disks are the same; ``pages``: captured pages of
-    all memory blocks, ``differing`` of them from what the overlay says. The VM generation id does not count.
+    ``memory``: pages that differ as QEMU writes them; ``disk``: whether the disks are the same; ``pages``: captured
+    pages of all memory blocks, ``differing`` of them from what the overlay says. The VM generation id does not count.
     """
 
     memory: int
@@ -64,10 +65,9 @@ def _dump_memory(guest: server.Server, out: Path) -> None:
 
 
 def _flatten(guest: server.Server, out: Path) -> None:
-    layer = guest.folder / server.DISK_NAME
-    subprocess.run(
-        ["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", "-S", "4k", layer, out], check=True, timeout=_TIMEOUT_S
-    )
+    layer = str(guest.folder / server.DISK_NAME)
+    command = ["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", "-S", "4k", layer, str(out)]
+    subprocess.run(command, check=True, timeout=_TIMEOUT_S)
 
 
 def _unequal(ours: Pages, theirs: Pages, generation: bytes) -> int:
@@ -122,8 +122,11 @@ def keep_original(bench: Bench, name: str, folder: Path) -> Original:
     return original
 
 
-def compare(bench: Bench, original: Original, placement: str, folder: Path) -> Comparison:
-    """Synthesise the overlay without ever running the guest and compare all that it has."""
+def compare(bench: Bench, original: Original, placement: str, folder: Path, then: Callable[[str], None]) -> Comparison:
+    """Synthesise the overlay without ever running the guest and compare all that it has.
+
+    At last the guest runs, and ``then`` is called with its name.
+    """
     name = f"exact-{placement}"
     memory, disk = folder / "again.memory", folder / "again.disk"
     tool.run(bench, "synthesize", overlay=str(original.overlay), name=name, placement=placement, hold=True)
@@ -134,8 +137,10 @@ def compare(bench: Bench, original: Original, placement: str, folder: Path) -> C
         with migration.captured(guest.process, guest.monitor, bench.home.scratch, lambda done, total: None) as state:
             pages = len(state.memory.where)
             differing = _unequal_pages(bench, original.overlay, state.memory, generation)
-        guest.close()
         _flatten(guest, disk)
+        guest.monitor.execute("cont")
+        guest.close()
+        then(name)
         return Comparison(
             memory=_unequal_files(memory, original.memory, generation),
             disk=filecmp.cmp(original.disk, disk, shallow=False),

@@ -72,9 +72,7 @@ class PeakMemory:
     def _run(self) -> None:
         while not self._over.wait(_SAMPLE_S):
             now = memory_of(self._pid)
-            self.peak = Memory(
-                max(self.peak.anonymous, now.anonymous), max(self.peak.resident, now.resident)
-            )
+            self.peak = Memory(max(self.peak.anonymous, now.anonymous), max(self.peak.resident, now.resident))
 
     def __enter__(self) -> PeakMemory:
         self._thread.start()
@@ -98,9 +96,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def run(
-    command: Sequence[str | Path], timeout_s: float, *, stdin: IO[bytes] | int = subprocess.DEVNULL
-) -> Measured:
+def run(command: Sequence[str | Path], timeout_s: float, *, stdin: IO[bytes] | int = subprocess.DEVNULL) -> Measured:
     """Run a command to its end; :class:`ProcessFailed` holds the end of what it wrote to standard error."""
     began = time.monotonic()
     process = subprocess.Popen(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One operation of ours in a process of its own, so that its memory can be told from the benchmark's.
 
-Says ``ready`` when everything is imported, reads one line of JSON, ``{"operation": NAME, "home": PATH, ...}``, does it and
-writes the result as one line of JSON. A service that offers synthesis has its imports done, too, when a request comes.
+Says ``ready`` when everything is imported, reads one line of JSON, ``{"operation": NAME, "home": PATH, ...}``, does it
+and writes the result as one line of JSON. A service that offers synthesis has its imports done, too, when a request
+comes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudlet_ext.hypervisor.qmp import Monitor
-from cloudlet_ext.worker import base_creation, overlay_creation, recording, starting, synthesis
+from cloudlet_ext.worker import base_creation, overlay_creation, probe, recording, server, starting, synthesis
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
 
@@ -33,6 +34,8 @@ class _Listener(Report):
         super().__init__()
         self.notes: list[tuple[str, float]] = []
         self.first_reply_s: float | None = None
+        self.reply = b""
+        self.ask: Callable[[], bytes] = lambda: b""
         self._stop_at_reply = stop_at_reply
 
     def note(self, text: str) -> None:
@@ -40,6 +43,7 @@ class _Listener(Report):
         if text.startswith("first reply"):
             self.first_reply_s = self.elapsed_s
             if self._stop_at_reply:
+                self.reply = self.ask()
                 raise _Answered
 
 
@@ -101,7 +105,17 @@ def synthesize(home: Home, report: _Listener, arguments: dict[str, Any]) -> Any:
     """Fields of SynthesisRequest; with ``hold`` the guest never runs, whatever the operation tells it."""
     if arguments.pop("hold", False):
         _hold_guests()
-    return synthesis.synthesize(home, synthesis.SynthesisRequest(**arguments), report)
+    request = synthesis.SynthesisRequest(**arguments)
+
+    def ask() -> bytes:
+        """The reply once more: the operation, which is about to be ended, keeps the first one to itself."""
+        again = probe.parse(request.probe or "")
+        guest = server.load(home, request.name or "")
+        again.prepare(guest)
+        return probe.wait(again, guest, 20.0).content
+
+    report.ask = ask
+    return synthesis.synthesize(home, request, report)
 
 
 def _hold_guests() -> None:
@@ -152,7 +166,7 @@ def main() -> None:
     try:
         result = operation(home, report, request)
     except _Answered:
-        result = {}
+        result = {"reply": report.reply}
     elapsed_s = report.elapsed_s
     document = {
         "result": result,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import app, exact, sparse, stock, tool
+from benchmarks import app, app_image, exact, sparse, stock, tool
 from benchmarks.bench import Bench
 from benchmarks.workloads import WORKLOADS, Workload
 from cloudlet_ext.engine.file_source import FileSource
@@ -80,12 +80,20 @@ def create(bench: Bench, running: app.App, out: Path, level: int | str) -> tool.
 
 def record(bench: Bench, overlay: Path, probe: str) -> tool.Done:
     """Find the working set of an overlay and put it to its front."""
-    return tool.run(
-        bench, "record", overlay=str(overlay), probe=probe, level="auto", timeout_s=_RECORD_TIMEOUT_S
-    )
+    return tool.run(bench, "record", overlay=str(overlay), probe=probe, level="auto", timeout_s=_RECORD_TIMEOUT_S)
 
 
-def prepare(bench: Bench, name: str, *, with_peers: bool, with_best: bool, with_original: bool) -> Prepared:
+@dataclass(frozen=True)
+class Wanted:
+    """Which captures of a workload's server are needed beside our own."""
+
+    peers: bool = False
+    best: bool = False
+    original: bool = False
+    image: bool = False
+
+
+def prepare(bench: Bench, name: str, wanted: Wanted) -> Prepared:
     """Set a workload's server up and capture it in all ways that are wanted."""
     workload = WORKLOADS[name]
     folder = bench.scratch / name
@@ -96,12 +104,14 @@ def prepare(bench: Bench, name: str, *, with_peers: bool, with_best: bool, with_
     try:
         with bench.section(f"{name}: overlay, {bench.repeats_of(name)} times"):
             created = tuple(create(bench, running, overlay, "auto") for _ in range(bench.repeats_of(name)))
-        if with_best:
+        if wanted.image:
+            app_image.app_image(bench, running)
+        if wanted.best:
             with bench.section(f"{name}: overlay at level {BEST_LEVEL}"):
                 best = create(bench, running, folder / "best.cloudlet", BEST_LEVEL)
-        if with_original:
+        if wanted.original:
             original = exact.keep_original(bench, running.server, folder)
-        if with_peers:
+        if wanted.peers:
             saved = stock.save(bench, running.base, running.server, folder)
             with bench.home.open_base(running.base) as base:
                 sparse.join([base.memory_path, base.disk_path], reference)

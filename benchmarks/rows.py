@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 OURS = "cloudlet"
+OURS_BEST = "cloudlet -19"
+IMAGE = "image + boot"
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,15 @@ class Target:
 
 
 class Rows:
-    """All rows and targets of one run, in the order in which they came."""
+    """All rows and targets of one run, in the order in which they came.
+
+    ``stages``: by figure and workload, where the time of a measurement went, for a person.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.targets: list[Target] = []
+        self.stages: dict[tuple[str, str], str] = {}
 
     def add(
         self,

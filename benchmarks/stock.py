@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 
 from benchmarks import sparse
 from benchmarks.bench import Bench
+from benchmarks.measure import ProcessFailed
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.hypervisor import command_line
-from cloudlet_ext.hypervisor.errors import HypervisorError
 from cloudlet_ext.hypervisor.machine import MachineDescription
 from cloudlet_ext.hypervisor.qmp import Monitor
 from cloudlet_ext.worker import server, starting
@@ -46,7 +45,7 @@ def _wait_migrated(monitor: Monitor) -> None:
         if info.get("status") == "completed":
             return
         if info.get("status") in ("failed", "cancelled") or time.monotonic() > deadline:
-            raise HypervisorError(f"migration to a file: {info}")
+            raise ProcessFailed(f"migration to a file: {info}")
         time.sleep(0.01)
 
 
@@ -63,7 +62,7 @@ def save(bench: Bench, base: str, name: str, folder: Path) -> Save:
     _wait_migrated(monitor)
     took = time.monotonic() - began
     done = Save(base, folder / "memory.save", folder / "disk.save", guest.record.mac, took)
-    os.replace(made, done.memory)
+    made.replace(done.memory)
     sparse.join([guest.folder / server.DISK_NAME], done.disk)
     guest.close()
     return done

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -69,10 +70,7 @@ def _done(document: dict[str, Any], peak: Memory) -> Done:
     result = document["result"]
     return Done(
         result=result,
-        stages=tuple(
-            (name, following - begin)
-            for (name, begin), (_, following) in zip(stages[:-1], stages[1:], strict=True)
-        ),
+        stages=tuple((name, following - begin) for (name, begin), (_, following) in itertools.pairwise(stages)),
         notes=tuple((text, at) for text, at in document["notes"]),
         first_reply_s=document["first_reply_s"] or result.get("first_reply_s"),
         elapsed_s=document["elapsed_s"],

@@ -10,9 +10,12 @@ READY = "console:CLOUDLET-GUEST ready"
 
 @dataclass(frozen=True)
 class Workload:
-    """One workload. ``script`` (of apps/) sets the app up in a server of a plain base, with ``settings`` in its
-    environment; ``files`` are what it fetches: bundles of tools/guest, and data that benchmarks.data makes. ``probe`` is the question whose answer
-    must be that of the captured server."""
+    """One workload.
+
+    ``script`` (of apps/) sets the app up in a server of a plain base, with ``settings`` in its environment; ``files``
+    are what it fetches: bundles of tools/guest, and data that benchmarks.data makes. ``probe`` is the question whose
+    answer must be that of the captured server.
+    """
 
     name: str
     title: str

@@ -4,10 +4,12 @@
 import sqlite3
 import sys
 import urllib.request
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 
-def fetch(url, kind, columns):
+def fetch(url: str, kind: str, columns: int) -> Any:
     """The data as an array, read straight into its place."""
     import numpy as np
 
@@ -20,14 +22,14 @@ def fetch(url, kind, columns):
     return array.reshape(-1, columns)
 
 
-def array(url):
+def array(url: str) -> Callable[[], str]:
     """Averages over an eighth of a table of readings."""
     table = fetch(url, "float64", 1024)
     part = len(table) // 8
-    return lambda: "%.6f" % table[3 * part : 4 * part].mean()
+    return lambda: f"{table[3 * part : 4 * part].mean():.6f}"
 
 
-def features(url):
+def features(url: str) -> Callable[[], str]:
     """The nearest neighbour of a vector, by comparing it with all of them."""
     vectors = fetch(url, "float32", 128)
     norms = (vectors * vectors).sum(axis=1)
@@ -35,22 +37,22 @@ def features(url):
     return lambda: str((norms - 2 * (vectors @ wanted)).argmin())
 
 
-def database(url):
+def database(url: str) -> Callable[[], str]:
     """A query that reads all of a table on disk."""
     connection = sqlite3.connect("file:/opt/app/data?mode=ro", uri=True)
     return lambda: str(connection.execute("SELECT count(*), sum(length(text)) FROM pages").fetchone())
 
 
 class Answer(BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = ("%s %s\n" % (nonce, compute())).encode()
+    def do_GET(self) -> None:
+        body = f"{nonce} {compute()}\n".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *arguments):
-        pass
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
 
 
 mode, url, nonce = sys.argv[1:]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ancestors' pipeline, as a reference point: equal chunks by hash, the rest through xz -9 in segments of 1 MB.
 
-Their per-page differences are left out (their "none"): by their own published profiles and by our measurements they lose
-against the compressor alone, and a process of xdelta3 for each of ten thousand pages would take minutes. As with them,
-everything is decompressed and put together before the guest is resumed.
+Their per-page differences are left out (their "none"): by their own published profiles and by our measurements they
+lose against the compressor alone, and a process of xdelta3 for each of ten thousand pages would take minutes. As with
+them, everything is decompressed and put together before the guest is resumed.
 """
 
 from __future__ import annotations
