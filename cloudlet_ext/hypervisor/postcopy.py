@@ -35,6 +35,9 @@ SEND_BUFFER_BYTES = 128 << 10
 
 _SHUT_TIMEOUT_S = 60.0
 
+_LOADED = struct.pack(">I", 3)
+"""What is sent with the ping behind the devices, and comes back when they are loaded."""
+
 # Payloads of the return path: a status; offset and length in bytes, in RP_REQ_PAGES_ID followed by a block's name.
 _SHUT, _REQUEST = struct.Struct(">I"), struct.Struct(">QI")
 
@@ -93,6 +96,7 @@ class PostcopySource:
         self._shut: int | None = None
         self._failure: BaseException | None = None
         self._stopped = False
+        self._is_loaded = False
         self._last_block: str | None = None
         self.pages_requested = 0
         self.pages_sent = 0
@@ -118,6 +122,7 @@ class PostcopySource:
             [
                 stream.command(stream.CMD_POSTCOPY_LISTEN),
                 self._state.devices,
+                stream.command(stream.CMD_PING, _LOADED),
                 stream.command(stream.CMD_POSTCOPY_RUN),
             ]
         )
@@ -152,7 +157,9 @@ class PostcopySource:
             with self._changed:
                 if self._requests or self._failure or self._stopped or self._shut is not None:
                     continue
-                if self._supply.exhausted() and not len(self._awaited) and not self.hold_push:
+                # QEMU ends its part only when the devices are loaded. They may need pages of zeros, which it asks for.
+                is_all = self._supply.exhausted() and not len(self._awaited) and not self.hold_push
+                if is_all and self._is_loaded:
                     break
                 if not self._supply.ready(self._awaited).any():
                     self._changed.wait(0.05)
@@ -255,7 +262,11 @@ class PostcopySource:
                 (self._shut,) = _SHUT.unpack(payload)
                 self._changed.notify_all()
             return False
-        if kind in (stream.RP_REQ_PAGES, stream.RP_REQ_PAGES_ID) and length >= _REQUEST.size:
+        if kind == stream.RP_PONG and payload == _LOADED:
+            with self._changed:
+                self._is_loaded = True
+                self._changed.notify_all()
+        elif kind in (stream.RP_REQ_PAGES, stream.RP_REQ_PAGES_ID) and length >= _REQUEST.size:
             self._request(kind, payload)
         elif kind not in (stream.RP_PONG, stream.RP_SWITCHOVER_ACK):
             raise errors.BadStream(offset=0, reason=f"message {kind} of {length} bytes on the return path")

@@ -26,6 +26,7 @@ class FakeQemu(threading.Thread):
         self.pages: list[tuple[str, int, bytes | None]] = []
         self.sections = 0
         self.runs = threading.Event()
+        self.loads = True
         self.leave_after_sections: int | None = None
         self.status: int | None = 0
         self.error: BaseException | None = None
@@ -61,6 +62,10 @@ class FakeQemu(threading.Thread):
 
     def shut(self, status: int) -> None:
         self.message(stream.RP_SHUT, struct.pack(">I", status))
+
+    def loaded(self) -> None:
+        """Say that the devices are loaded."""
+        self.message(stream.RP_PONG, struct.pack(">I", 3))
 
     def leave(self) -> None:
         """Hang up, at once."""
@@ -101,7 +106,11 @@ class FakeQemu(threading.Thread):
             assert self._command(stream.CMD_POSTCOPY_RAM_DISCARD) == b"\0" + stream.string(block.name) + b"\0" + whole
         (length,) = struct.unpack(">I", self._command(stream.CMD_PACKAGED))
         listen = stream.command(stream.CMD_POSTCOPY_LISTEN)
-        assert self._read(length) == listen + self._state.devices + stream.command(stream.CMD_POSTCOPY_RUN)
+        ping = stream.command(stream.CMD_PING, struct.pack(">I", 3))
+        run = stream.command(stream.CMD_POSTCOPY_RUN)
+        assert self._read(length) == listen + self._state.devices + ping + run
+        if self.loads:
+            self.loaded()
 
     def _section(self) -> bool:
         """One section; False after the last."""

@@ -219,6 +219,21 @@ def test_each_page_once_whatever_is_asked_for(zero: set[int], late: set[int], as
         assert set(range(48)) - zero <= set(numbers) <= (set(range(48)) - zero) | set(asked)
 
 
+def test_the_end_is_not_sent_before_the_devices_are_loaded() -> None:
+    """They may need a page of zeros, which nobody would answer for any more: QEMU waited for ever."""
+    both = Pair(Supply(SMALL, zero={7, 8}), SMALL)
+    both.qemu.loads = False
+    both.begin()
+    both.qemu.wait_pages(46)
+    both.qemu.message(stream.RP_PONG, bytes(4))
+    both.qemu.request("pc.ram", 7)
+    both.qemu.wait_pages(47)
+    assert both.qemu.is_alive()
+    both.qemu.loaded()
+    assert both.end() is None
+    assert both.numbers()[46:] == [7]
+
+
 @pytest.mark.parametrize("status", [1, 0xFFFFFFFF])
 def test_failure_at_the_end_is_reported(status: int) -> None:
     both = Pair(Supply(SMALL), SMALL)
