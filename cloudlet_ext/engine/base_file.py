@@ -28,8 +28,8 @@ from cloudlet_ext.engine.manifest import (
     DISK,
     INITRD,
     KERNEL,
+    LARGE_SEGMENT_SLOTS,
     MEMORY,
-    SEGMENT_SLOTS,
     TABLE,
     Manifest,
 )
@@ -116,7 +116,7 @@ def export_base(
         spool.add_content(DEVICE, base.load_device(), chosen)
         _add_files(spool, base, chosen)
         done = 0
-        for (section, _), (content, stored) in zip(groups, compress_all(tasks, chosen), strict=True):
+        for (section, _), (content, stored) in zip(groups, compress_all(tasks, chosen, large=True), strict=True):
             slots = len(content.data) // CHUNK_BYTES
             spool.add(CHUNKS, stored, len(content.data), section, slots)
             done += len(content.data)
@@ -147,8 +147,8 @@ def _table(base: Base) -> ChunkTable:
 
 
 def _spans(first: int, end: int) -> Iterator[slice]:
-    for at in range(first, end, SEGMENT_SLOTS):
-        yield slice(at, min(at + SEGMENT_SLOTS, end))
+    for at in range(first, end, LARGE_SEGMENT_SLOTS):
+        yield slice(at, min(at + LARGE_SEGMENT_SLOTS, end))
 
 
 def _task(base: Base, homes: Numbers) -> Callable[[], Content]:

@@ -22,13 +22,13 @@ _WINDOW_LOG_MAX = 23
 
 _Parameter = zstd.CompressionParameter
 
-_FAR: dict[int, int] = {_Parameter.window_log: 21, _Parameter.hash_log: 17}
-_LOW_LEVEL_OPTIONS = {1: _FAR, 2: _FAR}
-"""The base's version of a page is a segment away; levels 1 and 2 look back half a segment.
+_LOW_LEVEL_HASH_LOG = 17
+"""Levels 1 and 2 forget most of a prefix with their own hash tables.
 
-Measured on 51 segments: 10.26 -> 9.29 MB at level 1, 9.57 -> 9.19 MB at level 2, for 0.05 s of 0.13
-s. From level 3 on the window is large enough; long-distance matching gains nothing there, and loses
-1 % from level 6 on.
+The base's version of a page is a segment away, which is also farther than these levels look back.
+Measured on 51 segments, with a window for all: 10.26 -> 9.29 MB at level 1, 9.57 -> 9.19 MB at
+level 2, for 0.05 s of 0.13 s. Long-distance matching gains nothing from level 3 on, and loses 1 %
+from level 6 on.
 """
 
 _CHEAP_LEVEL = 5
@@ -45,13 +45,16 @@ class Content:
 
 def compress(content: Content, level: int) -> bytes:
     """One zstd frame of ``content`` with its size in it."""
+    size = len(content.data) + len(content.prefix)
     options: dict[int, int] = {_Parameter.compression_level: level}
     dictionary = None
+    if size > 1 << 20:
+        options[_Parameter.window_log] = min((size - 1).bit_length(), _WINDOW_LOG_MAX)
     if content.prefix:
         # What a reader's base has instead of the writer's would else go unnoticed into the result.
         options[_Parameter.checksum_flag] = 1
-        if level in _LOW_LEVEL_OPTIONS:
-            options |= _LOW_LEVEL_OPTIONS[level]
+        if level < 3:
+            options[_Parameter.hash_log] = _LOW_LEVEL_HASH_LOG
         dictionary = zstd.ZstdDict(content.prefix, is_raw=True).as_prefix
     compressor = zstd.ZstdCompressor(options=options, zstd_dict=dictionary)
     compressor.set_pledged_input_size(len(content.data))
@@ -104,18 +107,24 @@ def decompress(stored: bytes, size: int, prefix: bytes, path: str, place: str) -
     return data
 
 
-def thread_count(level: int) -> int:
-    """Threads that compress: all cores, as far as 300 MB of memory allow.
+def thread_count(level: int, large: bool = False) -> int:
+    """Threads that compress segments of 1 MiB (or of 4 MiB): all cores, as far as 300 MB allow.
 
-    Measured: a context takes 2 MB up to level 9 and 32 MB above, a segment that is worked on or
-    waits to be written up to 3 MB, of which there are three for each thread.
+    Measured: a context takes up to 10 MB to level 9 and 32 MB above (80 MB for 4 MiB and its
+    prefix); each thread has two segments in memory with their prefixes and frames.
     """
-    return min(len(os.sched_getaffinity(0)), 16 if level < 10 else 4)
+    most = (4 if level < 10 else 2) if large else (16 if level < 10 else 4)
+    return min(len(os.sched_getaffinity(0)), most)
 
 
-def compress_all(tasks: Sequence[Callable[[], Content]], level: int) -> Iterator[tuple[Content, bytes]]:
-    """Give (content, frame) of every task in order; all cores work, few are in memory at a time."""
-    threads = thread_count(level)
+def compress_all(
+    tasks: Sequence[Callable[[], Content]], level: int, large: bool = False
+) -> Iterator[tuple[Content, bytes]]:
+    """Give (content, frame) of every task in order; all cores work, few are in memory at a time.
+
+    ``large`` tells that the contents are of 4 MiB rather than 1 MiB.
+    """
+    threads = thread_count(level, large)
 
     def work(task: Callable[[], Content]) -> tuple[Content, bytes]:
         content = task()
@@ -126,7 +135,7 @@ def compress_all(tasks: Sequence[Callable[[], Content]], level: int) -> Iterator
         try:
             for task in tasks:
                 waiting.append(pool.submit(work, task))
-                if len(waiting) > 2 * threads:
+                if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -30,8 +30,10 @@ SECTIONS = (WORKING_SET, DISK, MEMORY)
 """Sections of the chunks segments, in file order."""
 
 SEGMENT_SLOTS = 256
-"""Most slots in a segment: 1 MiB, small enough to be fetched ahead, large enough to compress.
-"""
+"""Slots in a segment: 1 MiB, small enough to be fetched ahead, large enough to compress."""
+
+LARGE_SEGMENT_SLOTS = 1024
+"""Most slots in a segment: 4 MiB, for what is fetched in file order, and for the smallest size."""
 
 SEGMENT_LIMIT_BYTES = 64 << 20
 TABLE_LIMIT_BYTES = 1 << 30
@@ -304,7 +306,7 @@ def _segment(reader: ManifestReader, row: Any, number: int, first_slot: int, lay
         most = SEGMENT_LIMIT_BYTES
     reader.number(size, f"{field}, bytes", 0, most)
     least = 1 if kind == CHUNKS else 0
-    reader.number(slots, f"{field}, slots", least, SEGMENT_SLOTS if kind == CHUNKS else 0)
+    reader.number(slots, f"{field}, slots", least, LARGE_SEGMENT_SLOTS if kind == CHUNKS else 0)
     if kind == CHUNKS and size != slots * CHUNK_BYTES:
         reader.refuse(field, f"{size} bytes for {slots} slots")
     # A frame that cannot be made smaller takes 3 bytes for each 128 KiB more.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from cloudlet_ext.engine.level import AUTO, choose_level
 from cloudlet_ext.engine.manifest import (
     CHUNKS,
     DEVICE,
-    DISK,
-    MEMORY,
+    LARGE_SEGMENT_SLOTS,
     ORDER,
+    SECTIONS,
     SEGMENT_SLOTS,
     TABLE,
     WORKING_SET,
@@ -34,7 +34,11 @@ from cloudlet_ext.engine.progress import Progress, no_progress
 from cloudlet_ext.engine.similarity import leaders
 from cloudlet_ext.engine.slots import SlotFile
 from cloudlet_ext.engine.statistics import Statistics
-from cloudlet_ext.engine.table import ChunkKind
+from cloudlet_ext.engine.table import ChunkKind, ChunkTable
+
+_LARGE_LEVEL = 10
+"""Who asks for such a level asks for the smallest file: 4 MiB segments save another 3 % of a numpy
+service's overlay at level 19 (40.6 -> 39.4 MB; zstd --patch-from: 37.3 MB), for coarser fetching."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +78,13 @@ def write_overlay(
     behind on failure. Raises OutputExists, OutputBusy, DiskFull.
     """
     order = np.empty(0, dtype=np.int64) if order is None else order
-    slot_at, groups = _arrange(plan, order)
+    slot_at, edges = _arrange(plan, order)
     moved = np.empty_like(slot_at)
     moved[slot_at] = np.arange(len(slot_at))
     table = plan.table.with_slots(moved)
-
-    def task(group: _Group) -> Callable[[], Content]:
-        def content() -> Content:
-            slots = slot_at[group.first_slot : group.first_slot + group.slots]
-            prefix = segment_prefix(table, group.first_slot, group.slots, plan.base)
-            return Content(plan.slots.read(slots).tobytes(), prefix)
-
-        return content
-
-    tasks = [task(group) for group in groups]
-    total = plan.slots.slots * CHUNK_BYTES
+    large = level != AUTO and int(level) >= _LARGE_LEVEL
+    groups = _groups(edges, LARGE_SEGMENT_SLOTS if large else SEGMENT_SLOTS)
+    tasks = [_task(group, slot_at, plan, table) for group in groups]
     with atomic_output(out, replace) as fd, no_space_named(out), SegmentSpool(out.parent) as spool:
         chosen = choose_level(level, tasks)
         spool.add_content(TABLE, table.encode(), max(chosen, 9))
@@ -96,11 +92,12 @@ def write_overlay(
         if len(order):
             spool.add_content(ORDER, encode_order(order), max(chosen, 9))
         done = 0
-        for group, (content, stored) in zip(groups, compress_all(tasks, chosen), strict=True):
+        frames = compress_all(tasks, chosen, large)
+        for group, (content, stored) in zip(groups, frames, strict=True):
             has_prefix = bool(content.prefix)
             spool.add(CHUNKS, stored, len(content.data), group.section, group.slots, has_prefix)
             done += len(content.data)
-            progress(done, total)
+            progress(done, plan.slots.slots * CHUNK_BYTES)
         manifest = Manifest(plan.base.base_id, plan.base.layout, machine, tuple(spool.segments))
         header = write_container(fd, OVERLAY, manifest, spool)
         file_bytes = HEADER_BYTES + header.manifest_stored_bytes + spool.stored_bytes
@@ -139,10 +136,11 @@ def reorder_overlay(
         )
 
 
-def _arrange(plan: OverlayPlan, order: Numbers) -> tuple[Numbers, list[_Group]]:
-    """Old slot at each new slot, shape (slots,), and the segments.
+def _arrange(plan: OverlayPlan, order: Numbers) -> tuple[Numbers, list[int]]:
+    """Old slot at each new slot, shape (slots,), and where the sections begin and end.
 
-    The working set by rank; then by home, each chunk next to the one of lowest home that it resembles.
+    The working set by rank; then by home, each chunk next to the one of lowest home that it
+    resembles.
     """
     table, disk_chunks = plan.table, plan.base.layout.disk_chunks
     homes = table.homes
@@ -157,13 +155,22 @@ def _arrange(plan: OverlayPlan, order: Numbers) -> tuple[Numbers, list[_Group]]:
     np.minimum.at(ranks, sources[needed], needed)
     section = np.where(ranks < last, 0, np.where(beside < disk_chunks, 1, 2))
     slot_at = np.lexsort((homes, beside, ranks, section))
+    return slot_at, np.searchsorted(section[slot_at], [0, 1, 2, 3]).tolist()
+
+
+def _groups(edges: list[int], most: int) -> list[_Group]:
+    """Segments of at most ``most`` slots; those of the working set are small, to come soon."""
     groups: list[_Group] = []
-    edges = np.searchsorted(section[slot_at], [0, 1, 2, 3])
-    for name, first, end in zip((WORKING_SET, DISK, MEMORY), edges[:-1], edges[1:], strict=True):
-        groups.extend(_split(name, int(first), int(end)))
-    return slot_at, groups
+    for section, first, end in zip(SECTIONS, edges[:-1], edges[1:], strict=True):
+        size = SEGMENT_SLOTS if section == WORKING_SET else most
+        groups += [_Group(section, at, min(size, end - at)) for at in range(first, end, size)]
+    return groups
 
 
-def _split(section: str, first: int, end: int) -> Iterator[_Group]:
-    for at in range(first, end, SEGMENT_SLOTS):
-        yield _Group(section, at, min(SEGMENT_SLOTS, end - at))
+def _task(group: _Group, slot_at: Numbers, plan: OverlayPlan, table: ChunkTable) -> Callable[[], Content]:
+    def content() -> Content:
+        slots = slot_at[group.first_slot : group.first_slot + group.slots]
+        prefix = segment_prefix(table, group.first_slot, group.slots, plan.base)
+        return Content(plan.slots.read(slots).tobytes(), prefix)
+
+    return content

@@ -271,7 +271,7 @@ CASES: list[tuple[Any, str]] = [
     (alter_chunks(4, "00"), "digest"),
     (alter_chunks(4, 5), "digest"),
     (alter_chunks(5, 0), "slots"),
-    (alter_chunks(5, 257), "slots"),
+    (alter_chunks(5, 1025), "slots"),
     (alter_chunks(6, 1), "prefix"),
     (swap_segments, "cannot stand here"),
     (drop_table, "0 segments of kind table"),

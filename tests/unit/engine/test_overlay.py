@@ -79,6 +79,19 @@ def test_a_working_set_is_merged_and_the_target_stays(sample, tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
 
 
+def test_segments_are_large_where_the_smallest_file_is_asked_for(sample, tmp_path: Path) -> None:
+    order = np.arange(700, 960)
+    for level, most in ((9, [256, 256]), (10, [256, 1024])):
+        sample.write(tmp_path / "overlay", level=level, order=order, replace=True)
+        overlay = sample.open(tmp_path / "overlay")
+        slots = [part.slots for part in overlay.chunk_segments if part.section == WORKING_SET]
+        assert max(slots) == most[0] or sum(slots) <= most[0]
+        for section in (DISK, MEMORY):
+            slots = [part.slots for part in overlay.chunk_segments if part.section == section]
+            assert len(slots) == -(-sum(slots) // most[1])
+        assert (sample.applied(overlay) == sample.target).all()
+
+
 def test_the_same_plan_gives_the_same_file(sample, tmp_path: Path) -> None:
     for name in ("one", "two"):
         sample.write(tmp_path / name, level=3)
