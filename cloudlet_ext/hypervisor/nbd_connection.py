@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from cloudlet_ext.exception import CloudletError
 from cloudlet_ext.hypervisor import nbd_protocol as nbd
 from cloudlet_ext.hypervisor.nbd_handshake import Disconnected, Handshake, receive
 
@@ -167,6 +168,9 @@ class Connection:
     def _answer(self, request: _Request) -> None:
         try:
             data = self._read(request.offset, request.length)
+        except (OSError, CloudletError) as error:
+            LOG.info("%s: read of %d bytes at %d: %s", self._name, request.length, request.offset, error)
+            self._reply(request.cookie, nbd.EIO)
         except Exception:
             # The border to QEMU: whatever went wrong, it is told an I/O error and the disk lives
             # on.

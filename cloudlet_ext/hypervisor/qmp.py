@@ -56,17 +56,29 @@ class Monitor:
     connection whole, so that what was begun can still be undone through it.
     """
 
-    def __init__(self, socket_path: Path, timeout_s: float = 10.0, alive: Callable[[], bool] | None = None) -> None:
-        """Connect; waits for the socket to be there for as long as ``alive`` says so, at most ``timeout_s``."""
+    def __init__(
+        self,
+        socket_path: Path,
+        timeout_s: float = 10.0,
+        alive: Callable[[], bool] | None = None,
+        *,
+        start_timeout_s: float | None = None,
+    ) -> None:
+        """Connect; waits for the socket to be there for as long as ``alive`` says so.
+
+        ``timeout_s`` limits every command, ``start_timeout_s`` (the same if it is not given) what comes before the
+        first one.
+        """
         self._timeout_s = max(1.0, timeout_s)
-        connection = _connect(socket_path, timeout_s, alive or (lambda: True))
+        start_s = timeout_s if start_timeout_s is None else start_timeout_s
+        connection = _connect(socket_path, start_s, alive or (lambda: True))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="monitor", daemon=True)
         self._thread.start()
         self._client: QMPClient | None = QMPClient()
         try:
-            connecting = asyncio.wait_for(self._client.connect(connection), self._timeout_s)
-            self._begin(_CONNECT, connecting).result(self._timeout_s + 1)
+            connecting = asyncio.wait_for(self._client.connect(connection), max(1.0, start_s))
+            self._begin(_CONNECT, connecting).result(max(1.0, start_s) + 1)
         except BaseException:
             self.close()
             connection.close()

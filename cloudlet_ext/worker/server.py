@@ -30,6 +30,7 @@ RECORD_NAME = "server.json"
 DISK_NAME = "disk.qcow2"
 FILL_NAME = "fill.qcow2"
 AGENT_NAME = "agent.sock"
+_START_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,10 @@ class Server:
         """Its monitor, connected at first use."""
         if self._monitor is None:
             running = self.process
+            # A QEMU that starts may first read from a disk that is still on its way.
+            start_s = _START_TIMEOUT_S if self.record.state == "starting" else None
             try:
-                self._monitor = Monitor(running.monitor_path, alive=lambda: running.alive)
+                self._monitor = Monitor(running.monitor_path, alive=lambda: running.alive, start_timeout_s=start_s)
             except (MonitorFailed, OSError) as failure:
                 if running.ended():
                     raise errors.ServerGone(name=self.name, reason=running.log_tail()) from failure

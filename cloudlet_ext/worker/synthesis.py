@@ -187,6 +187,9 @@ def synthesize(
             stack.callback(disk.close)
         launcher = _Launcher(guest, base, chosen.kind)
         stack.callback(launcher.join)
+        if disk is not None:
+            # Before the launcher is waited for: QEMU reads its disk before it answers.
+            stack.callback(disk.close)
         run = _prepare(home, request, report, overlay, base, guest)
         stack.callback(run.store.close)
         if disk is not None:
