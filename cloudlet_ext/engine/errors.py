@@ -23,18 +23,14 @@ class WrongMagic(FormatError):
     """The file does not begin as it should."""
 
     msg_fmt = (
-        "%(path)s is not a cloudlet %(expected)s: it begins with %(found)r. "
-        "Give a file that cloudlet has written."
+        "%(path)s is not a cloudlet %(expected)s: it begins with %(found)r. Give a file that cloudlet has written."
     )
 
 
 class UnsupportedVersion(FormatError):
     """The file is of a newer version."""
 
-    msg_fmt = (
-        "%(path)s has format version %(found)d; this program knows version %(expected)d. "
-        "Use a newer cloudlet."
-    )
+    msg_fmt = "%(path)s has format version %(found)d; this program knows version %(expected)d. Use a newer cloudlet."
 
 
 class UnknownFeature(FormatError):
@@ -46,19 +42,13 @@ class UnknownFeature(FormatError):
 class Truncated(FormatError):
     """The file ends too early."""
 
-    msg_fmt = (
-        "%(path)s ends too early: %(place)s should have %(expected)d bytes, %(found)d are there. "
-        "Fetch it again."
-    )
+    msg_fmt = "%(path)s ends too early: %(place)s should have %(expected)d bytes, %(found)d are there. Fetch it again."
 
 
 class Damaged(FormatError):
     """A digest does not fit."""
 
-    msg_fmt = (
-        "%(path)s is damaged at %(place)s: digest %(found)s instead of %(expected)s. "
-        "Fetch it again."
-    )
+    msg_fmt = "%(path)s is damaged at %(place)s: digest %(found)s instead of %(expected)s. Fetch it again."
 
 
 class Malformed(FormatError):
@@ -71,10 +61,7 @@ class WrongBase(EngineError):
     """The overlay belongs to another base."""
 
     exit_code = 5
-    msg_fmt = (
-        "%(path)s was made for base %(expected)s, but the base here is %(found)s. "
-        "Import that base first."
-    )
+    msg_fmt = "%(path)s was made for base %(expected)s, but the base here is %(found)s. Import that base first."
 
 
 class PartMissing(FormatError):
@@ -101,19 +88,14 @@ class OutputBusy(EngineError):
     """Another process writes the same output."""
 
     exit_code = 9
-    msg_fmt = (
-        "%(path)s is being written by another process. "
-        "Wait until it is done, or choose another name."
-    )
+    msg_fmt = "%(path)s is being written by another process. Wait until it is done, or choose another name."
 
 
 class DiskFull(EngineError):
     """There is no room."""
 
     exit_code = 8
-    msg_fmt = (
-        "No space left on the device of %(path)s. Make room and try again; nothing was left behind."
-    )
+    msg_fmt = "No space left on the device of %(path)s. Make room and try again; nothing was left behind."
 
 
 class SignatureError(EngineError):
@@ -131,27 +113,19 @@ class Unsigned(SignatureError):
 class UnknownSigner(SignatureError):
     """The signature is by a key that is not trusted."""
 
-    msg_fmt = (
-        "%(path)s is signed by key %(signer)s, which is not in %(keyring)s. "
-        "Add that key if you trust it."
-    )
+    msg_fmt = "%(path)s is signed by key %(signer)s, which is not in %(keyring)s. Add that key if you trust it."
 
 
 class BadSignature(SignatureError):
     """The signature is wrong."""
 
-    msg_fmt = (
-        "The signature of %(path)s by key %(signer)s does not fit its content. Do not use the file."
-    )
+    msg_fmt = "The signature of %(path)s by key %(signer)s does not fit its content. Do not use the file."
 
 
 class BadKey(SignatureError):
     """A key file cannot be used."""
 
-    msg_fmt = (
-        "%(path)s is no usable Ed25519 key: %(reason)s. "
-        "Make one with: openssl genpkey -algorithm ed25519"
-    )
+    msg_fmt = "%(path)s is no usable Ed25519 key: %(reason)s. Make one with: openssl genpkey -algorithm ed25519"
 
 
 # Disk images
@@ -169,27 +143,19 @@ class NotQcow2(FormatError):
 class Qcow2Unsupported(FormatError):
     """The image uses something that is not read here."""
 
-    msg_fmt = (
-        "%(path)s cannot be read: it has %(feature)s. Convert it with qemu-img convert -O qcow2."
-    )
+    msg_fmt = "%(path)s cannot be read: it has %(feature)s. Convert it with qemu-img convert -O qcow2."
 
 
 class Qcow2Corrupt(FormatError):
     """A field or table entry of the image cannot be true."""
 
-    msg_fmt = (
-        "%(path)s is damaged: %(place)s is %(found)s, expected %(expected)s. "
-        "Look at it with qemu-img check."
-    )
+    msg_fmt = "%(path)s is damaged: %(place)s is %(found)s, expected %(expected)s. Look at it with qemu-img check."
 
 
 class LayersDiffer(FormatError):
     """Images that lie over each other have different sizes."""
 
-    msg_fmt = (
-        "%(path)s has %(found)s bytes, but %(top)s, which lies over it, has %(top_bytes)s. "
-        "Resize one of them."
-    )
+    msg_fmt = "%(path)s has %(found)s bytes, but %(top)s, which lies over it, has %(top_bytes)s. Resize one of them."
 
 
 class ChunkOutOfRange(EngineError):
@@ -201,27 +167,21 @@ class ChunkOutOfRange(EngineError):
 class ChunkNotAllocated(EngineError):
     """A chunk was asked for that only the backing image tells."""
 
-    msg_fmt = (
-        "Chunk %(number)s is not in %(path)s but in its backing image %(backing)s, "
-        "which is not part of the read."
-    )
+    msg_fmt = "Chunk %(number)s is not in %(path)s but in its backing image %(backing)s, which is not part of the read."
 
 
 class FillNeeded(EngineError):
     """A cluster was written in part and nothing was given to complete it from."""
 
     msg_fmt = (
-        "%(path)s: cluster %(cluster)s was written in part. "
-        "Give the content of the backing image %(backing)s as fill."
+        "%(path)s: cluster %(cluster)s was written in part. Give the content of the backing image %(backing)s as fill."
     )
 
 
 class RawUnaligned(FormatError):
     """The size of a raw image is no multiple of the chunk size."""
 
-    msg_fmt = (
-        "%(path)s has %(found)s bytes, which is no multiple of 4096. Pad it with qemu-img resize."
-    )
+    msg_fmt = "%(path)s has %(found)s bytes, which is no multiple of 4096. Pad it with qemu-img resize."
 
 
 # Sources and fetching
@@ -258,10 +218,7 @@ class SourceUntrusted(SourceError):
 class SourceChanged(SourceError):
     """The file at the source is not the one that was opened."""
 
-    msg_fmt = (
-        "%(source)s changed while it was read: %(what)s was %(expected)s and is now %(found)s. "
-        "Start again."
-    )
+    msg_fmt = "%(source)s changed while it was read: %(what)s was %(expected)s and is now %(found)s. Start again."
 
 
 class SourceClosed(SourceError):

@@ -28,11 +28,7 @@ class MappedFile:
         try:
             # Not fstat: it tells 0 for a block device.
             self.file_bytes = os.lseek(self.fd, 0, os.SEEK_END)
-            self._map = (
-                mmap.mmap(self.fd, self.file_bytes, prot=mmap.PROT_READ)
-                if self.file_bytes
-                else None
-            )
+            self._map = mmap.mmap(self.fd, self.file_bytes, prot=mmap.PROT_READ) if self.file_bytes else None
         except BaseException:
             os.close(self.fd)
             raise

@@ -52,9 +52,7 @@ class Qcow2Image:
         self._file = MappedFile(path)
         try:
             file_bytes = self._file.file_bytes
-            self._header = parse_header(
-                str(path), self._file.read_bytes(0, _HEAD_BYTES), file_bytes
-            )
+            self._header = parse_header(str(path), self._file.read_bytes(0, _HEAD_BYTES), file_bytes)
             self._map: UnitMap = read_tables(self._file, self._header)
         except BaseException:
             self._file.close()
@@ -119,9 +117,7 @@ class Qcow2Image:
         absent = self.read_present(numbers, out)
         if len(absent):
             if self.backing_path is not None:
-                raise ChunkNotAllocated(
-                    path=str(self.path), number=int(numbers[absent[0]]), backing=self.backing_path
-                )
+                raise ChunkNotAllocated(path=str(self.path), number=int(numbers[absent[0]]), backing=self.backing_path)
             out[absent] = 0
         return out
 
@@ -213,16 +209,12 @@ class Qcow2Layers:
         assert rest is not None
         lowest = self.layers[-1]
         if lowest.backing_path is not None:
-            raise ChunkNotAllocated(
-                path=str(lowest.path), number=int(numbers[rest[0]]), backing=lowest.backing_path
-            )
+            raise ChunkNotAllocated(path=str(lowest.path), number=int(numbers[rest[0]]), backing=lowest.backing_path)
         out[rest] = 0
         return out
 
 
-def _expand(
-    states: NDArray[np.int64], unit_chunks: int, chunks: int
-) -> tuple[Numbers, NDArray[np.bool_]]:
+def _expand(states: NDArray[np.int64], unit_chunks: int, chunks: int) -> tuple[Numbers, NDArray[np.bool_]]:
     units = np.flatnonzero(states != ABSENT)
     numbers = (units[:, None] * unit_chunks + np.arange(unit_chunks, dtype=np.int64)).reshape(-1)
     zero = np.repeat(states[units] == ZEROED, unit_chunks)

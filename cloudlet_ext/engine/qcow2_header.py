@@ -78,9 +78,7 @@ def parse_header(path: str, head: bytes, file_bytes: int) -> Qcow2Header:
     if head[:4] != MAGIC:
         raise NotQcow2(path=path, expected=MAGIC.hex(), found=head[:4].hex() or "an empty file")
     if len(head) < HEADER_V2.size:
-        raise Qcow2Corrupt(
-            path=path, place="the header", found=f"{len(head)} bytes", expected="72 or more"
-        )
+        raise Qcow2Corrupt(path=path, place="the header", found=f"{len(head)} bytes", expected="72 or more")
     (
         _,
         version,
@@ -98,9 +96,7 @@ def parse_header(path: str, head: bytes, file_bytes: int) -> Qcow2Header:
     if not 9 <= cluster_bits <= 21:
         raise Qcow2Corrupt(path=path, place="cluster_bits", found=cluster_bits, expected="9 to 21")
     if virtual_bytes % CHUNK_BYTES:
-        raise Qcow2Unsupported(
-            path=path, feature=f"a virtual size of {virtual_bytes} bytes, no multiple of 4096"
-        )
+        raise Qcow2Unsupported(path=path, feature=f"a virtual size of {virtual_bytes} bytes, no multiple of 4096")
     header = Qcow2Header(
         version=version,
         virtual_bytes=virtual_bytes,
@@ -124,18 +120,12 @@ def _features(path: str, version: int, head: bytes) -> tuple[int, int, int]:
     if version == 2:
         return 0, HEADER_V2.size, 0
     if len(head) < HEADER_BYTES - 8:
-        raise Qcow2Corrupt(
-            path=path, place="the header", found=f"{len(head)} bytes", expected="104 or more"
-        )
+        raise Qcow2Corrupt(path=path, place="the header", found=f"{len(head)} bytes", expected="104 or more")
     incompatible, _, _, _, header_bytes = HEADER_V3_REST.unpack_from(head, HEADER_V2.size)
     if not 104 <= header_bytes <= min(len(head), CHUNK_BYTES) or header_bytes % 8:
-        raise Qcow2Corrupt(
-            path=path, place="header_length", found=header_bytes, expected="104 to 4096, by 8"
-        )
+        raise Qcow2Corrupt(path=path, place="header_length", found=header_bytes, expected="104 to 4096, by 8")
     if incompatible & CORRUPT:
-        raise Qcow2Corrupt(
-            path=path, place="the corrupt bit", found="set", expected="clear (see qemu-img check)"
-        )
+        raise Qcow2Corrupt(path=path, place="the corrupt bit", found="set", expected="clear (see qemu-img check)")
     if incompatible & DATA_FILE:
         raise Qcow2Unsupported(path=path, feature="an external data file")
     unknown = incompatible & ~(DIRTY | COMPRESSION_TYPE | EXTENDED_L2)
@@ -152,9 +142,7 @@ def _features(path: str, version: int, head: bytes) -> tuple[int, int, int]:
     return incompatible, header_bytes, compression
 
 
-def _backing_path(
-    path: str, head: bytes, offset: int, length: int, cluster_bytes: int
-) -> str | None:
+def _backing_path(path: str, head: bytes, offset: int, length: int, cluster_bytes: int) -> str | None:
     if not offset:
         return None
     if length > MAX_BACKING_NAME or offset + length > min(len(head), cluster_bytes):
@@ -191,9 +179,7 @@ def _extensions(path: str, head: bytes, offset: int, end: int) -> dict[int, str]
 def _check_geometry(path: str, header: Qcow2Header, file_bytes: int) -> None:
     if header.unit_bytes < CHUNK_BYTES:
         what = "subclusters" if header.extended_l2 else "clusters"
-        raise Qcow2Unsupported(
-            path=path, feature=f"{what} of {header.unit_bytes} bytes (4096 is the smallest)"
-        )
+        raise Qcow2Unsupported(path=path, feature=f"{what} of {header.unit_bytes} bytes (4096 is the smallest)")
     per_table = header.cluster_bytes * header.l2_entries
     needed = -(-header.virtual_bytes // per_table)
     if not needed <= header.l1_entries <= MAX_L1_BYTES // 8:
@@ -204,8 +190,7 @@ def _check_geometry(path: str, header: Qcow2Header, file_bytes: int) -> None:
             expected=f"{needed} to {MAX_L1_BYTES // 8} for {header.virtual_bytes} bytes",
         )
     if header.l1_entries and (
-        header.l1_offset % header.cluster_bytes
-        or header.l1_offset + header.l1_entries * 8 > file_bytes
+        header.l1_offset % header.cluster_bytes or header.l1_offset + header.l1_entries * 8 > file_bytes
     ):
         raise Qcow2Corrupt(
             path=path,

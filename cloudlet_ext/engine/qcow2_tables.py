@@ -52,9 +52,7 @@ class UnitMap:
         units = numbers // self.unit_chunks
         return self.states[units], numbers - units * self.unit_chunks
 
-    def read_compressed(
-        self, file: MappedFile, out: Chunks, rows: Numbers, numbers: Numbers
-    ) -> None:
+    def read_compressed(self, file: MappedFile, out: Chunks, rows: Numbers, numbers: Numbers) -> None:
         """Decompress the clusters of ``numbers``, each once, into ``rows`` of ``out``."""
         cluster_chunks = (1 << self.cluster_bits) // CHUNK_BYTES
         clusters, which = np.unique(numbers // cluster_chunks, return_inverse=True)
@@ -114,16 +112,10 @@ def read_tables(file: MappedFile, header: Qcow2Header) -> UnitMap:
     for begin in range(0, len(tables), _TABLES_AT_A_TIME):
         batch = tables[begin : begin + _TABLES_AT_A_TIME]
         words_per_table = header.cluster_bytes // 8
-        entries = np.stack(
-            [file.words(int(l1[i] & np.uint64(OFFSET_MASK)), words_per_table) for i in batch]
-        )
-        first += _fill_states(
-            path, file.file_bytes, header, (batch, entries), (states, first, descriptors)
-        )
+        entries = np.stack([file.words(int(l1[i] & np.uint64(OFFSET_MASK)), words_per_table) for i in batch])
+        first += _fill_states(path, file.file_bytes, header, (batch, entries), (states, first, descriptors))
     packed = np.concatenate(descriptors) if descriptors else np.empty(0, dtype=np.uint64)
-    return UnitMap(
-        path, header.unit_bytes // CHUNK_BYTES, states, packed, header.cluster_bits, header.zstd
-    )
+    return UnitMap(path, header.unit_bytes // CHUNK_BYTES, states, packed, header.cluster_bits, header.zstd)
 
 
 def _check_l1(path: str, l1: Words, header: Qcow2Header, file_bytes: int) -> NDArray[np.int64]:
@@ -144,9 +136,7 @@ def _check_l1(path: str, l1: Words, header: Qcow2Header, file_bytes: int) -> NDA
     used = np.flatnonzero(offsets[:needed])
     # Tables that are shared would let a small file describe an endless disk.
     if len(np.unique(offsets[used])) != len(used):
-        raise Qcow2Corrupt(
-            path=path, place="the L1 table", found="a table used twice", expected="each once"
-        )
+        raise Qcow2Corrupt(path=path, place="the L1 table", found="a table used twice", expected="each once")
     return used
 
 
@@ -192,11 +182,7 @@ def _fill_subclusters(
     places = np.arange(SUBCLUSTERS, dtype=np.int64)
     stored = ((bitmaps[:, None] >> places.astype(np.uint64)) & np.uint64(1)) != 0
     zero = ((bitmaps[:, None] >> (places + SUBCLUSTERS).astype(np.uint64)) & np.uint64(1)) != 0
-    wrong = (
-        (stored & zero).any(axis=1)
-        | (packed & (bitmaps != 0))
-        | (stored.any(axis=1) & (offsets == 0))
-    )
+    wrong = (stored & zero).any(axis=1) | (packed & (bitmaps != 0)) | (stored.any(axis=1) & (offsets == 0))
     if wrong.any():
         index = int(np.flatnonzero(wrong)[0])
         raise Qcow2Corrupt(

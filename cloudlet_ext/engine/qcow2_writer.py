@@ -62,9 +62,7 @@ class Qcow2Writer:
         # Header, then the L1 table; everything else follows in the order in which it comes.
         self._next = 1 + -(-self._l1_entries * 8 // CLUSTER_BYTES)
         self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        self._fd = os.open(
-            self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
-        )
+        self._fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     @classmethod
     def create(
@@ -82,9 +80,7 @@ class Qcow2Writer:
         OutputExists; OSError when the file cannot be made.
         """
         if virtual_bytes <= 0 or virtual_bytes % CHUNK_BYTES:
-            raise ValueError(
-                f"virtual size {virtual_bytes} is no positive multiple of {CHUNK_BYTES}"
-            )
+            raise ValueError(f"virtual size {virtual_bytes} is no positive multiple of {CHUNK_BYTES}")
         name = None if backing is None else os.fspath(backing)
         if name is not None and len(os.fsencode(name)) > MAX_BACKING_NAME:
             raise ValueError(f"the backing name is longer than {MAX_BACKING_NAME} bytes: {name}")
@@ -146,9 +142,7 @@ class Qcow2Writer:
         clusters = numbers // CLUSTER_CHUNKS
         places = self._host[clusters] * CLUSTER_CHUNKS + numbers - clusters * CLUSTER_CHUNKS
         flat = np.ascontiguousarray(data).data.cast("B")
-        edges = np.concatenate(
-            ([0], np.flatnonzero(np.diff(places) != 1) + 1, [len(places)])
-        ).tolist()
+        edges = np.concatenate(([0], np.flatnonzero(np.diff(places) != 1) + 1, [len(places)])).tolist()
         starts = (places[edges[:-1]] * CHUNK_BYTES).tolist()
         for start, first, last in zip(starts, edges[:-1], edges[1:], strict=True):
             self._pwrite(flat[first * CHUNK_BYTES : last * CHUNK_BYTES], start)
@@ -193,16 +187,12 @@ class Qcow2Writer:
             self._zero[zeros_only] = self._full(zeros_only)
             return
         if self._fill is None:
-            raise FillNeeded(
-                path=str(self.path), cluster=int(touched[partial][0]), backing=self._backing
-            )
+            raise FillNeeded(path=str(self.path), cluster=int(touched[partial][0]), backing=self._backing)
         touched, lacking = touched[partial], lacking[partial]
         self._allocate(touched)
         self._data[touched] |= lacking
         for first in range(0, len(touched), _FILL_CLUSTERS):
-            numbers = _numbers(
-                touched[first : first + _FILL_CLUSTERS], lacking[first : first + _FILL_CLUSTERS]
-            )
+            numbers = _numbers(touched[first : first + _FILL_CLUSTERS], lacking[first : first + _FILL_CLUSTERS])
             self._write_data(numbers, self._fill.read(numbers))
 
     def _write_tables(self) -> None:
@@ -246,9 +236,7 @@ class Qcow2Writer:
         counts[: len(free)][free] = 0
         self._pwrite(counts.tobytes(), self._next << CLUSTER_BITS)
         pointers = np.zeros(table * CLUSTER_BYTES // 8, dtype=">u8")
-        pointers[:blocks] = (self._next + np.arange(blocks, dtype=np.uint64)) << np.uint64(
-            CLUSTER_BITS
-        )
+        pointers[:blocks] = (self._next + np.arange(blocks, dtype=np.uint64)) << np.uint64(CLUSTER_BITS)
         offset = (self._next + blocks) << CLUSTER_BITS
         self._pwrite(pointers.tobytes(), offset)
         self._next = total

@@ -183,9 +183,7 @@ def test_flipped_bits_never_crash(
 
 @settings(max_examples=60, deadline=None)
 @given(length=st.integers(0, 400_000))
-def test_any_truncation_never_crashes(
-    tmp_path_factory: pytest.TempPathFactory, good: bytes, length: int
-) -> None:
+def test_any_truncation_never_crashes(tmp_path_factory: pytest.TempPathFactory, good: bytes, length: int) -> None:
     path = tmp_path_factory.getbasetemp() / "short.qcow2"
     path.write_bytes(good[:length])
     exercise(path)

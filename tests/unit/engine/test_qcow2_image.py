@@ -126,9 +126,7 @@ def test_single_image_is_read_as_qemu_does(options: str, commands: list[str]) ->
     options=st.lists(st.sampled_from(OPTIONS), min_size=3, max_size=3),
     commands=st.lists(operations(), min_size=3, max_size=3),
 )
-def test_layers_over_a_base_are_read_as_qemu_does(
-    options: list[str], commands: list[list[str]]
-) -> None:
+def test_layers_over_a_base_are_read_as_qemu_does(options: list[str], commands: list[list[str]]) -> None:
     with TemporaryDirectory() as directory:
         paths = [Path(directory) / f"{name}.qcow2" for name in ("base", "middle", "top")]
         for index, path in enumerate(paths):
