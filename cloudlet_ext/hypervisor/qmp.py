@@ -42,7 +42,8 @@ class Pending:
             if self._command == _CONNECT:
                 reason += "; another process may have it, it serves one at a time"
             raise errors.MonitorFailed(command=self._command, reason=reason) from failure
-        except (QMPError, OSError, EOFError, concurrent.futures.CancelledError) as failure:
+        except (QMPError, OSError, EOFError, AssertionError, concurrent.futures.CancelledError) as failure:
+            # The client asserts its own state, which changes at any time when QEMU ends.
             reason = str(failure) or type(failure).__name__
             raise errors.MonitorFailed(command=self._command, reason=reason) from failure
         finally:

@@ -147,7 +147,7 @@ class Server:
         self.update(pid=running.pid, started=running.started)
         try:
             _ = self.monitor
-        except HypervisorError as failure:
+        except (HypervisorError, errors.ServerGone) as failure:
             if running.ended():
                 raise running.died("starting") from failure
             raise
