@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Functional tests run real guests, which ``tools/guest`` builds."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -159,4 +160,9 @@ def small(tmp_path: Path) -> Iterator[Callable[[Path, int], Path]]:
 
     yield mount
     for folder in reversed(mounted):
-        subprocess.run(["umount", str(folder)], check=True)
+        guest_tools.wait_until(f"nobody uses {folder}", lambda folder=folder: _unmount(folder), 20)
+
+
+def _unmount(folder: Path) -> bool:
+    gc.collect()
+    return subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode == 0

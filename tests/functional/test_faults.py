@@ -36,6 +36,17 @@ STAGES = {
 """Operations and the stages that they tell of."""
 
 EVERY_STAGE = [(operation, stage) for operation, stages in STAGES.items() for stage in stages]
+KILLS = [(*place, 0.0) for place in EVERY_STAGE]
+KILLS += [("base", "boot", 0.1), ("base", "capture", 0.05), ("overlay", "capture", 0.05), ("start", "start", 0.1)]
+KILLS += [("mapped", "start", 0.1), ("mapped", "load", 0.03), ("early", "start", 0.1), ("early", "run", 0.02)]
+"""Operation, stage and seconds after its beginning."""
+
+INTERRUPTIONS = [(*place, False) for place in EVERY_STAGE]
+INTERRUPTIONS += [("base", "capture", True), ("base", "index", True), ("record", "reorder", True)]
+INTERRUPTIONS += [("overlay", stage, True) for stage in STAGES["overlay"]]
+INTERRUPTIONS += [("overlay stopped", stage, True) for stage in STAGES["overlay stopped"]]
+"""Operation, stage, and whether it is its first progress that is interrupted, not its beginning."""
+
 DOT = "console:."
 
 
@@ -123,8 +134,7 @@ class Killer:
             self._thread.join()
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.1])
-@pytest.mark.parametrize(("operation", "stage"), EVERY_STAGE)
+@pytest.mark.parametrize(("operation", "stage", "delay_s"), KILLS)
 def test_qemu_is_killed(
     home: Home, operate: Operate, operation: str, stage: str, delay_s: float, tmp_path: Path
 ) -> None:
@@ -159,24 +169,20 @@ class ProgressInterrupted(Report):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("within", [False, True], ids=["begin", "within"])
-@pytest.mark.parametrize(("operation", "stage"), EVERY_STAGE)
+@pytest.mark.parametrize(("operation", "stage", "within"), INTERRUPTIONS)
 def test_it_is_interrupted(
     home: Home, operate: Operate, operation: str, stage: str, within: bool, tmp_path: Path
 ) -> None:
     report = ProgressInterrupted(stage) if within else tools.Act(stage, interrupt)
-    try:
+    with pytest.raises(KeyboardInterrupt):
         operate(operation, report)
-    except KeyboardInterrupt:
-        is_overlay = operation.startswith("overlay")
-        assert results(home, tmp_path) == ([str(home.servers / "subject")] if is_overlay else [])
-        if is_overlay:
-            guest = server.load(home, "subject")
-            assert tools.status(guest) == "running"
-            assert tools.is_ticking(guest)
-            operate(operation, Report())
-    else:
-        assert within, "nothing was interrupted"
+    is_overlay = operation.startswith("overlay")
+    assert results(home, tmp_path) == ([str(home.servers / "subject")] if is_overlay else [])
+    if is_overlay:
+        guest = server.load(home, "subject")
+        assert tools.status(guest) == "running"
+        assert tools.is_ticking(guest)
+        operate(operation, Report())
 
 
 WORKER = """

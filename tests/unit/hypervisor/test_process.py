@@ -122,8 +122,9 @@ def test_spawn_gives_a_console_and_a_log(tmp_path: Path) -> None:
 
 def test_one_whose_maker_forgot_it_is_found(tmp_path: Path) -> None:
     (tmp_path / "else").mkdir()
-    started = spawn(tmp_path, "while :; do sleep 0.2; done # path=qmp.sock")
-    other = spawn(tmp_path, "while :; do sleep 0.2; done")
+    line = "import time; time.sleep(1000)"
+    started = process.spawn(sys.executable, ["-c", f"{line} # path=qmp.sock"], tmp_path)
+    other = process.spawn(sys.executable, ["-c", line], tmp_path)
     try:
         assert process.running_in(tmp_path) == [started]
         assert process.running_in(tmp_path / "else") == []
