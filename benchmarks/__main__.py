@@ -39,6 +39,7 @@ def _names(known: Any, what: str) -> Callable[[str], tuple[str, ...]]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="at most three minutes: W1 at 38 Mbit/s, few peers")
+    parser.add_argument("--deep", action="store_true", help="level 19 at every workload: a quarter of an hour more")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write report, rows and plots to DIR")
     parser.add_argument("--workloads", type=_names(WORKLOADS, "workload"), metavar="W0,W1", help="only these")
@@ -61,7 +62,7 @@ def _measure_workload(bench: Bench, name: str, figures: list[Figure]) -> None:
     asked = {figure.name for figure in figures}
     wanted = Wanted(
         peers=any(figure.needs_peers for figure in figures),
-        best=not bench.quick and bool(asked & {"size", "creation"}),
+        best=bench.is_deep(name) and bool(asked & {"size", "creation"}),
         original=name == "W1" and "exactness" in asked,
         image=name == "W1" and bool(asked & _IMAGE_FIGURES),
     )
@@ -109,7 +110,7 @@ def main() -> int:
     folder = arguments.output or WORK / "benchmarks" / "results" / ("quick" if arguments.quick else "full")
     try:
         bases.check_guests()
-        with opened(arguments.quick, workloads, figures) as bench:
+        with opened(arguments.quick, arguments.deep, workloads, figures) as bench:
             known = facts.read_facts(bench)
             try:
                 measure(bench)

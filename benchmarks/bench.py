@@ -40,6 +40,7 @@ class Bench:
     scratch: Path
     home: Home
     quick: bool
+    deep: bool
     workloads: tuple[str, ...]
     figures: tuple[str, ...]
     rows: Rows = field(default_factory=Rows)
@@ -70,6 +71,10 @@ class Bench:
         with contextlib.suppress(Exception):
             server.load(self.home, name).destroy()
 
+    def is_deep(self, workload: str) -> bool:
+        """Whether a workload is also compressed at level 19, which takes minutes where there is much to compress."""
+        return not self.quick and (self.deep or workload in ("W0", "W1"))
+
     @contextlib.contextmanager
     def section(self, what: str) -> Iterator[None]:
         """Say how long something took."""
@@ -80,7 +85,7 @@ class Bench:
 
 
 @contextlib.contextmanager
-def opened(quick: bool, workloads: tuple[str, ...], figures: tuple[str, ...]) -> Iterator[Bench]:
+def opened(quick: bool, deep: bool, workloads: tuple[str, ...], figures: tuple[str, ...]) -> Iterator[Bench]:
     """A run of its own; at the end nothing of it is left but bases and data. :class:`SetupFailed` when another runs."""
     folder = WORK / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +100,7 @@ def opened(quick: bool, workloads: tuple[str, ...], figures: tuple[str, ...]) ->
         _stop_all(home)
         with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as scratch:
             try:
-                yield Bench(folder, Path(scratch), home, quick, workloads, figures)
+                yield Bench(folder, Path(scratch), home, quick, deep, workloads, figures)
             finally:
                 _stop_all(home)
 

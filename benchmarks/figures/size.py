@@ -33,7 +33,7 @@ class Size(Figure):
             bench.rows.add(workload, OURS_BEST, "size", made.best.result["summary"]["file_bytes"], "bytes")
         for peer in peers_of(bench, workload):
             packing.pack(bench, made, peer)
-        if not bench.quick:
+        if bench.is_deep(workload):
             self._later.append(made)
 
     def measure(self, bench: Bench) -> None:
