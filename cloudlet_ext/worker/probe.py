@@ -160,7 +160,8 @@ def parse(text: str) -> Probe:
             parts = urlsplit(text)
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             # The host is the guest, whatever its address; a path is sent as it is.
-            if not parts.hostname and path.isascii() and path.isprintable() and " " not in path:
+            is_guest = not parts.hostname and "@" not in parts.netloc
+            if is_guest and path.isascii() and path.isprintable() and " " not in path:
                 return HttpProbe(text, _port(parts.netloc.rpartition(":")[2] or "80"), path)
         if kind == "tcp":
             return TcpProbe(text, _port(rest))
