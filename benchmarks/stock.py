@@ -54,6 +54,9 @@ def save(bench: Bench, base: str, name: str, folder: Path) -> Save:
     guest = server.load_running(bench.home, name)
     made = guest.folder / "save"
     monitor = guest.monitor
+    if monitor.status() == "postmigrate":
+        # QEMU saves no guest that stands still since it was captured.
+        monitor.execute("cont")
     began = time.monotonic()
     monitor.execute("stop")
     monitor.execute("migrate-set-capabilities", capabilities=_MAPPED_RAM)
