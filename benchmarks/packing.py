@@ -38,12 +38,27 @@ def pack(bench: Bench, made: Prepared, peer: Peer) -> Path:
         out = made.overlay.parent / f"packed-{peer.name.replace(' ', '')}"
         with bench.section(f"{made.workload.name}: {peer.title}"):
             done = peer.encode(made.reference, made.target, out)
+        if not _unpacks(bench, made, peer, out):
+            # zstd 1.5.4 writes, rarely, a file that it cannot read.
+            bench.say(f"{made.workload.name}: what {peer.name} wrote cannot be unpacked, once more")
+            done = peer.encode(made.reference, made.target, out)
         workload = made.workload.name
         bench.rows.add(workload, peer.name, "size", out.stat().st_size, "bytes")
         bench.rows.add(workload, peer.name, "creation", made.saved.save_s + done.wall_s, "s")
         bench.rows.add(workload, peer.name, "creation peak memory", done.peak.anonymous, "bytes")
         bench.packed[key] = out
     return bench.packed[key]
+
+
+def _unpacks(bench: Bench, made: Prepared, peer: Peer, packed: Path) -> bool:
+    target = bench.scratch / "unpacked"
+    command = [str(part) for part in peer.decoder(made.reference, target)]
+    try:
+        with packed.open("rb") as file:
+            done = subprocess.run(command, stdin=file, stderr=subprocess.DEVNULL, timeout=_RECEIVE_TIMEOUT_S)
+        return done.returncode == 0
+    finally:
+        target.unlink(missing_ok=True)
 
 
 def stream(command: list[str | Path], url: str) -> tuple[float, float]:

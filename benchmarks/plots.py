@@ -64,7 +64,8 @@ def _rates(rows: Rows, axes: Any) -> bool:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize=8)
+    if chosen:
+        axes.legend(fontsize=8)
     return bool(chosen)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -16,6 +17,8 @@ from typing import Any
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
 from cloudlet_ext.hypervisor import errors, unix_socket
+
+LOG = logging.getLogger(__name__)
 
 _CONNECT = "connect"
 _CLOSE_LIMIT_S = 5.0
@@ -74,6 +77,8 @@ class Monitor:
         start_s = timeout_s if start_timeout_s is None else start_timeout_s
         connection = _connect(socket_path, start_s, alive or (lambda: True))
         self._loop = asyncio.new_event_loop()
+        # What ended the connection is told to whoever waits for an answer; the loop would tell it once more.
+        self._loop.set_exception_handler(lambda loop, context: LOG.debug("monitor: %s", context.get("message")))
         self._thread = threading.Thread(target=self._loop.run_forever, name="monitor", daemon=True)
         self._thread.start()
         self._client: QMPClient | None = QMPClient()
