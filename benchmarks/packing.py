@@ -55,7 +55,9 @@ def _unpacks(bench: Bench, made: Prepared, peer: Peer, packed: Path) -> bool:
     command = [str(part) for part in peer.decoder(made.reference, target)]
     try:
         with packed.open("rb") as file:
-            done = subprocess.run(command, stdin=file, stderr=subprocess.DEVNULL, timeout=_RECEIVE_TIMEOUT_S)
+            done = subprocess.run(
+                command, check=False, stdin=file, stderr=subprocess.DEVNULL, timeout=_RECEIVE_TIMEOUT_S
+            )
         return done.returncode == 0
     finally:
         target.unlink(missing_ok=True)
