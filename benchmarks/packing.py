@@ -19,6 +19,7 @@ from cloudlet_ext.worker import probe
 
 _RECEIVE_TIMEOUT_S = 300.0
 _REPLY_TIMEOUT_S = 60.0
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,19 @@ def stream(command: list[str | Path], url: str) -> tuple[float, float]:
         end(process)
 
 
+def _streamed(bench: Bench, peer: Peer, command: list[str | Path], url: str) -> tuple[float, float, float]:
+    """Begin, downloaded, unpacked. What unpacks from a file may fail from a pipe: zstd 1.5.4 does, now and then."""
+    for left in reversed(range(_ATTEMPTS)):
+        began = time.monotonic()
+        try:
+            return began, *stream(command, url)
+        except ProcessFailed as failure:
+            if not left:
+                raise
+            bench.say(f"{peer.name} failed ({failure}), once more")
+    raise AssertionError
+
+
 def receive(bench: Bench, made: Prepared, peer: Peer, rate: Rate) -> Received:
     """Download through a link, unpack as it comes, resume with QEMU's own means, wait for the right reply."""
     packed, saved = pack(bench, made, peer), made.saved
@@ -92,8 +106,7 @@ def receive(bench: Bench, made: Prepared, peer: Peer, rate: Rate) -> Received:
     name = "received"
     try:
         with open_link(packed.parent, rate) as link:
-            began = time.monotonic()
-            downloaded, unpacked = stream(peer.decoder(made.reference, target), link.url(packed))
+            began, downloaded, unpacked = _streamed(bench, peer, peer.decoder(made.reference, target), link.url(packed))
         sparse.copy(target, disk, offset=saved.memory.stat().st_size, length=saved.disk.stat().st_size)
         guest = stock.restore(bench, saved, target, disk, name)
         waiting = probe.parse(made.workload.probe)

@@ -20,7 +20,7 @@ from cloudlet_ext.engine.container import (
     open_container,
     write_container,
 )
-from cloudlet_ext.engine.header import BASE, HEADER_BYTES
+from cloudlet_ext.engine.header import BASE, DISK_APART, HEADER_BYTES
 from cloudlet_ext.engine.level import AUTO, choose_level
 from cloudlet_ext.engine.manifest import (
     CHUNKS,
@@ -67,6 +67,11 @@ class BaseFile:
         return self.base_manifest.base_id
 
     @property
+    def has_disk(self) -> bool:
+        """Whether the base's disk is in the file; else it is an image of its own."""
+        return not self.container.header.features & DISK_APART
+
+    @property
     def file_bytes(self) -> int:
         """Size of the file."""
         last = self.container.manifest.segments[-1]
@@ -98,13 +103,15 @@ def export_base(
     *,
     level: int | str = AUTO,
     replace: bool = False,
+    with_disk: bool = True,
     progress: Progress = no_progress,
 ) -> int:
     """Write ``base`` to the file ``out`` and give its size; equal chunks are stored once.
 
-    Raises OutputExists, OutputBusy, DiskFull; nothing is left behind on failure.
+    Without its disk, that is to be kept as an image of its own. Raises OutputExists, OutputBusy, DiskFull; nothing is
+    left behind on failure.
     """
-    table = _table(base)
+    table = _table(base, 0 if with_disk else base.layout.disk_chunks)
     homes = table.homes
     split = int(np.searchsorted(homes, base.layout.disk_chunks))
     groups = [(DISK, span) for span in _spans(0, split)]
@@ -122,28 +129,29 @@ def export_base(
             done += len(content.data)
             progress(done, len(homes) * CHUNK_BYTES)
         manifest = Manifest(None, base.layout, base.machine, tuple(spool.segments), base.manifest.parts)
-        header = write_container(fd, BASE, manifest, spool)
+        header = write_container(fd, BASE, manifest, spool, 0 if with_disk else DISK_APART)
         return HEADER_BYTES + header.manifest_stored_bytes + spool.stored_bytes
 
 
-def _table(base: Base) -> ChunkTable:
-    """All non-zero chunks as slots, one for each digest of the index, in order of their homes."""
-    index = base.index
-    halves = np.ascontiguousarray(index.digests).view("<u8").reshape(-1, 2)
-    order = np.lexsort((index.numbers, halves[:, 1], halves[:, 0]))
+def _table(base: Base, first: int) -> ChunkTable:
+    """All non-zero chunks from ``first`` on as slots, one for each digest of the index, in order of their homes."""
+    row = int(np.searchsorted(base.index.numbers, first))
+    known, digests = base.index.numbers[row:], base.index.digests[row:]
+    halves = np.ascontiguousarray(digests).view("<u8").reshape(-1, 2)
+    order = np.lexsort((known, halves[:, 1], halves[:, 0]))
     rows = halves[order]
     fresh = np.ones(len(order), dtype=bool)
     fresh[1:] = (rows[1:] != rows[:-1]).any(axis=1)
     # The first chunk of each group of equal ones is its home; slots are counted in the order of
     # homes.
     group = np.cumsum(fresh) - 1
-    homes = index.numbers[order[fresh]]
+    homes = known[order[fresh]]
     slot_of_group = np.empty(len(homes), dtype=np.int64)
     slot_of_group[np.argsort(homes, kind="stable")] = np.arange(len(homes))
     slots = np.empty(len(order), dtype=np.int64)
     slots[order] = slot_of_group[group]
     kinds = np.full(len(order), ChunkKind.STORED, dtype=np.uint8)
-    return ChunkTable.from_arrays(index.numbers, kinds, slots)
+    return ChunkTable.from_arrays(known, kinds, slots)
 
 
 def _spans(first: int, end: int) -> Iterator[slice]:

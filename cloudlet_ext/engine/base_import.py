@@ -31,7 +31,7 @@ from cloudlet_ext.engine.base import (
 )
 from cloudlet_ext.engine.base_file import BaseFile
 from cloudlet_ext.engine.chunks import CHUNK_BYTES, SPAN_CHUNKS, Chunks, Numbers, runs
-from cloudlet_ext.engine.errors import Damaged, OutputBusy, OutputExists
+from cloudlet_ext.engine.errors import Damaged, DiskNeeded, OutputBusy, OutputExists
 from cloudlet_ext.engine.manifest import CHUNKS, DEVICE, INITRD, KERNEL, SegmentInfo
 from cloudlet_ext.engine.output import no_space_named, pwrite_all, sync_folder
 from cloudlet_ext.engine.progress import Progress, no_progress
@@ -43,8 +43,10 @@ _REQUEST_BYTES = 8 << 20
 """Read from the source at once: a round trip of 50 ms costs 3 % at 38 Mbit/s."""
 
 
-def import_base(file: BaseFile, folder: Path, progress: Progress = no_progress) -> Base:
+def import_base(file: BaseFile, folder: Path, progress: Progress = no_progress, disk: Path | None = None) -> Base:
     """Make the base directory ``folder`` of ``file`` and open it.
+
+    ``disk``: the base's disk, for a file that does not have it (DiskNeeded); it is moved, and checked like everything.
 
     What an interrupted import of the same file has fetched is used; of another file it is thrown
     away. Raises OutputExists, OutputBusy, DiskFull, Damaged, FormatError, or what the source
@@ -52,13 +54,15 @@ def import_base(file: BaseFile, folder: Path, progress: Progress = no_progress) 
     """
     if folder.exists():
         raise OutputExists(path=str(folder))
+    if file.has_disk != (disk is None):
+        raise DiskNeeded(path=file.container.path, has_disk=file.has_disk)
     partial = folder.with_name(f".{folder.name}.partial")
     with no_space_named(folder), _locked(partial, folder):
         with _removed_on(partial, OSError):
             _fetch(file, partial, progress)
         # After this step failed, what is there would fail again.
         with _removed_on(partial, Exception):
-            _build(file, partial)
+            _build(file, partial, disk)
             for name in (_SLOTS_NAME, _JOURNAL_NAME):
                 (partial / name).unlink()
             if folder.exists():
@@ -184,7 +188,7 @@ def _requests(segments: list[SegmentInfo]) -> Iterator[list[SegmentInfo]]:
         yield request
 
 
-def _build(file: BaseFile, partial: Path) -> None:
+def _build(file: BaseFile, partial: Path, disk_image: Path | None) -> None:
     """Make all parts of the base; Damaged unless the identity is that of the file."""
     manifest = file.base_manifest
     layout = manifest.layout
@@ -192,7 +196,9 @@ def _build(file: BaseFile, partial: Path) -> None:
     for name in names:
         (partial / name).unlink(missing_ok=True)
     slots = _map_slots(partial / _SLOTS_NAME)
-    if layout.disk_chunks:
+    if disk_image is not None:
+        shutil.move(disk_image, partial / DISK_NAME)
+    elif layout.disk_chunks:
         with Qcow2Writer.create(partial / DISK_NAME, layout.disk_bytes) as disk:
             for numbers, content in _content(file, slots, 0, layout.disk_chunks):
                 disk.write(numbers, content)

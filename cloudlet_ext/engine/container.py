@@ -172,14 +172,14 @@ class SegmentSpool:
         self.close()
 
 
-def write_container(fd: int, kind: bytes, manifest: Manifest, spool: SegmentSpool) -> Header:
-    """Write header, manifest and the segments of ``spool`` to the empty file ``fd``."""
+def write_container(fd: int, kind: bytes, manifest: Manifest, spool: SegmentSpool, features: int = 0) -> Header:
+    """Write header (``features`` beside those that the segments tell), manifest and segments to the empty ``fd``."""
     plain = manifest.encode()
     stored = compress(Content(plain), _MANIFEST_LEVEL)
     has_prefix = any(segment.prefix for segment in manifest.segments)
     header = Header(
         kind=kind,
-        features=PREFIX if has_prefix else 0,
+        features=features | (PREFIX if has_prefix else 0),
         manifest_stored_bytes=len(stored),
         manifest_bytes=len(plain),
         manifest_digest=digest(plain),

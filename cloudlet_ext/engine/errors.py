@@ -64,6 +64,12 @@ class WrongBase(EngineError):
     msg_fmt = "%(path)s was made for base %(expected)s, but the base here is %(found)s. Import that base first."
 
 
+class DiskNeeded(FormatError):
+    """A base file was given without the disk that it needs, or with one that it does not."""
+
+    msg_fmt = "%(path)s: the base's disk is in the file: %(has_disk)s. Give its image if, and only if, it is not."
+
+
 class PartMissing(FormatError):
     """A file of a base is not there."""
 

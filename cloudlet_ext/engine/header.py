@@ -27,7 +27,10 @@ MANIFEST_LIMIT_BYTES = 64 << 20
 PREFIX = 1 << 0
 """Feature bit: some segments are compressed with the base's content as a prefix."""
 
-_FEATURE_NAMES = {PREFIX: "prefix"}
+DISK_APART = 1 << 1
+"""Feature bit of a base file: the base's disk is not in it, it is an image of its own."""
+
+_FEATURE_NAMES = {PREFIX: "prefix", DISK_APART: "disk apart"}
 _KIND_NAMES = {OVERLAY: "overlay", BASE: "base file"}
 _FIELDS = struct.Struct("<8s4sIQQQ32s32s64s32s24s32s")
 _DIGEST_AT = 224
@@ -97,7 +100,7 @@ def decode_header(data: bytes, path: str, kind: bytes) -> Header:
         raise Malformed(
             path=path, place="the header", reason=f"it is another kind of file: {found} instead of {_KIND_NAMES[kind]}"
         )
-    _check_features(features, path)
+    _check_features(features, kind, path)
     if any(reserved):
         raise Malformed(path=path, place="the header", reason="reserved bytes are not zero")
     if not 0 < size <= MANIFEST_LIMIT_BYTES or not 0 < stored <= MANIFEST_LIMIT_BYTES:
@@ -109,7 +112,9 @@ def decode_header(data: bytes, path: str, kind: bytes) -> Header:
     return Header(kind, features, stored, size, manifest_digest, stored_digest, key, signature)
 
 
-def _check_features(features: int, path: str) -> None:
+def _check_features(features: int, kind: bytes, path: str) -> None:
+    if kind == OVERLAY and features & DISK_APART:
+        raise Malformed(path=path, place="the header", reason="feature disk apart is one of base files")
     unknown = [f"feature {bit}" for bit in range(64) if features >> bit & 1 and 1 << bit not in _FEATURE_NAMES]
     if unknown:
         raise UnknownFeature(path=path, features=", ".join(unknown))

@@ -113,6 +113,15 @@ class Qcow2Writer:
                 self._data[clusters] |= bits
                 self._zero[clusters] &= ~bits
 
+    def reserve(self, clusters: Numbers) -> None:
+        """Give places to whole ``clusters`` (ascending) whose content is not written: holes of the file.
+
+        For an image of which only the tables are read, see :mod:`cloudlet_ext.engine.qcow2_view`.
+        """
+        self._allocate(clusters)
+        self._data[clusters] = self._full(clusters)
+        self._zero[clusters] = 0
+
     def _write_zeros(self, numbers: Numbers, clusters: Numbers, bits: NDArray[np.uint16]) -> None:
         zero, full = self._zero[clusters] | bits, self._full(clusters)
         whole = zero == full

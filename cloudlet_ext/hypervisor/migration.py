@@ -13,10 +13,11 @@ from pathlib import Path
 from cloudlet_ext.hypervisor import errors
 from cloudlet_ext.hypervisor.capture import CapturedMemory, StreamDrain, parse
 from cloudlet_ext.hypervisor.device_state import DeviceState
-from cloudlet_ext.hypervisor.process import QemuProcess
-from cloudlet_ext.hypervisor.qmp import Monitor
+from cloudlet_ext.hypervisor.guest import GuestMonitor, GuestProcess
 
 LOG = logging.getLogger(__name__)
+
+SOCKET_NAME = "capture.sock"
 
 _HINT_BANDWIDTH = 4096
 """Bytes/s while the guest names its free pages: the stream must not overtake it."""
@@ -47,14 +48,14 @@ class CapturedState:
 
 @contextmanager
 def captured(
-    process: QemuProcess, monitor: Monitor, scratch: Path, progress: Callable[[int, int], None]
+    process: GuestProcess, monitor: GuestMonitor, scratch: Path, progress: Callable[[int, int], None]
 ) -> Iterator[CapturedState]:
     """Take the state of a guest; inside the block it is paused (QEMU state ``postmigrate``), disks are flushed.
 
     The guest runs while most of its memory is copied, unless it dirties memory faster than that. After a failure
     it runs on as before. The caller decides how it goes on after the capture.
     """
-    path = process.directory / "capture.sock"
+    path = process.directory / SOCKET_NAME
     path.unlink(missing_ok=True)
     status = monitor.status()
     was_running = status == "running"
@@ -64,6 +65,7 @@ def captured(
         monitor.execute("stop")
     drain = StreamDrain(path, scratch)
     try:
+        process.admit(path)
         paused_at = _migrate(process, monitor, drain, was_running, progress)
         memory, state = parse(drain.finish(_TIMEOUT_S))
         yield CapturedState(memory, state, paused_at, was_running)
@@ -77,8 +79,8 @@ def captured(
 
 
 def _migrate(
-    process: QemuProcess,
-    monitor: Monitor,
+    process: GuestProcess,
+    monitor: GuestMonitor,
     drain: StreamDrain,
     live: bool,
     progress: Callable[[int, int], None],
@@ -88,7 +90,7 @@ def _migrate(
     bandwidth = _HINT_BANDWIDTH if live else 0
     monitor.execute("migrate-set-parameters", max_bandwidth=bandwidth, downtime_limit=_DOWNTIME_LIMIT_MS)
     began = time.monotonic()
-    monitor.execute("migrate", uri="unix:capture.sock")
+    monitor.execute("migrate", uri=process.address(SOCKET_NAME))
     if live:
         _wait_for_hints(monitor)
         monitor.execute("migrate-set-parameters", max_bandwidth=0)
@@ -131,7 +133,7 @@ class _Silence:
             raise errors.CaptureFailed(reason=f"QEMU, in state {status}, sent nothing for {_SILENCE_LIMIT_S:.0f} s")
 
 
-def _wait_for_hints(monitor: Monitor) -> None:
+def _wait_for_hints(monitor: GuestMonitor) -> None:
     """Wait until the guest's balloon driver has named the free memory (a guest without one names nothing)."""
     began = quiet_since = time.monotonic()
     lowest: int | None = None
@@ -143,7 +145,7 @@ def _wait_for_hints(monitor: Monitor) -> None:
         time.sleep(0.01)
 
 
-def _give_up(process: QemuProcess, monitor: Monitor, was_running: bool) -> None:
+def _give_up(process: GuestProcess, monitor: GuestMonitor, was_running: bool) -> None:
     """Let the guest go on as before."""
     try:
         monitor.execute("migrate_cancel")

@@ -73,6 +73,13 @@ class QemuProcess:
         """Socket of the monitor."""
         return self.directory / "qmp.sock"
 
+    def address(self, socket_name: str) -> str:
+        """A socket of ``directory`` as QEMU, which runs there, is to call it."""
+        return f"unix:{socket_name}"
+
+    def admit(self, path: Path) -> None:
+        """Nothing to be done: it runs as the same user."""
+
     def log_tail(self) -> str:
         """What it said last."""
         data = b""

@@ -12,9 +12,9 @@ from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.overlay_writer import OverlaySummary, reorder_overlay
 from cloudlet_ext.worker import server
-from cloudlet_ext.worker.early_start import Recorder
 from cloudlet_ext.worker.errors import NotFound
 from cloudlet_ext.worker.home import Home
+from cloudlet_ext.worker.recorder import Recorder
 from cloudlet_ext.worker.report import Report, Section
 from cloudlet_ext.worker.synthesis import EARLY, SynthesisRequest, synthesize
 

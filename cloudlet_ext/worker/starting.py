@@ -18,6 +18,7 @@ from cloudlet_ext.worker import clone, pages, probe, server
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
 
+INCOMING_SOCKET = "incoming.sock"
 MAPPED, EARLY, AUTO = "mapped", "early", "auto"
 _LOAD_TIMEOUT_S = 60.0
 
@@ -61,9 +62,10 @@ def base_files(base: Base, *, memory: bool) -> command_line.Files:
 
 def load_state(guest: server.Server, base: Base, state: DeviceState, changes: Iterable[PageRun]) -> None:
     """Send a state into a waiting QEMU over a mapped base; the guest runs when this returns."""
-    guest.monitor.execute("migrate-incoming", uri="unix:incoming.sock")
+    process = guest.process
+    guest.monitor.execute("migrate-incoming", uri=process.address(INCOMING_SOCKET))
     try:
-        with connect(guest.folder / "incoming.sock") as connection:
+        with connect(process.directory / INCOMING_SOCKET) as connection:
             resume(connection, pages.ram_blocks(base.layout), state, changes)
         if guest.monitor.wait_status({"running", "paused"}, _LOAD_TIMEOUT_S) == "paused":
             guest.monitor.execute("cont")

@@ -14,12 +14,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cloudlet_ext.engine import signature
 from cloudlet_ext.engine.base import Base
-from cloudlet_ext.engine.errors import EngineError, SourceError
-from cloudlet_ext.engine.fetch import Fetcher
 from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.patience import Patience
@@ -28,11 +27,25 @@ from cloudlet_ext.engine.source import Source, SourcePolicy, open_source
 from cloudlet_ext.engine.statistics import Statistics, count_classes
 from cloudlet_ext.engine.view import TargetView
 from cloudlet_ext.hypervisor.device_state import DeviceState
-from cloudlet_ext.hypervisor.errors import HypervisorError
+from cloudlet_ext.hypervisor.guest import Guest
 from cloudlet_ext.hypervisor.machine import MachineDescription
-from cloudlet_ext.worker import clone, early_start, errors, layer, pages, placement, probe, server, starting
+from cloudlet_ext.worker import (
+    clone,
+    early_start,
+    errors,
+    layer,
+    pages,
+    placement,
+    probe,
+    server,
+    server_early_start,
+    starting,
+)
+from cloudlet_ext.worker.arrival import Arrival
 from cloudlet_ext.worker.home import Home
+from cloudlet_ext.worker.recorder import Recorder
 from cloudlet_ext.worker.report import Report
+from cloudlet_ext.worker.server_early_start import ServerHost, Waiting
 from cloudlet_ext.worker.starting import AUTO, EARLY, MAPPED
 
 _CONNECTIONS_AHEAD = 4
@@ -83,87 +96,15 @@ class SynthesisResult:
     statistics: Statistics
 
 
-@dataclass
-class Synthesis:
-    """What the steps of one synthesis share."""
-
-    request: SynthesisRequest
-    report: Report
-    overlay: OverlayFile
-    base: Base
-    guest: server.Server
-    state: DeviceState
-    store: SlotStore
-    view: TargetView
-    stalls: int = 0
-    is_paused: bool = False
-    running_s: float = 0.0
-    pages_requested: int = 0
-    arrived_bytes: int = 0
-
-    def fetcher(self, source: Source, on_arrival: Callable[[], None] = lambda: None) -> Fetcher:
-        """A fetcher of the overlay's chunks that keeps the guest paused while nothing comes.
-
-        ``on_arrival`` is called, in another thread, with every segment that has arrived, perhaps before this returns.
-        """
-
-        def arrived(number: int) -> None:
-            self.arrived_bytes += self.overlay.segments[number].stored_bytes
-            self.report.progress(self.arrived_bytes, self.overlay.file_bytes)
-            on_arrival()
-
-        return Fetcher(
-            source,
-            self.overlay.chunk_segments,
-            self.store,
-            lambda segment, stored: self.overlay.unpack(segment, stored, self.base),
-            patience=self.request.patience,
-            on_arrival=arrived,
-            on_stall=self._stalled,
-            on_recover=self._recovered,
-        )
-
-    def wait_all(self, fetcher: Fetcher) -> None:
-        """Wait until all of the overlay is here."""
-        try:
-            fetcher.wait_all()
-        except EngineError as failure:
-            raise self.lost(failure) from failure
-
-    def lost(self, failure: Exception) -> Exception:
-        """What to tell when the overlay does not arrive: its source, or what was wrong with it, or with this host."""
-        if isinstance(failure, SourceError):
-            return errors.SourceLost(overlay=self.overlay.path, reason=str(failure).removesuffix("."))
-        return failure
-
-    def _stalled(self, error: Exception, attempt: int) -> None:
-        self.report.note(f"nothing arrives ({error}); attempt {attempt}")
-        if self.running_s and not self.is_paused:
-            self.is_paused = True
-            self.stalls += 1
-            self._tell("stop")
-
-    def _recovered(self) -> None:
-        self.report.note("the overlay arrives again")
-        if self.is_paused:
-            self.is_paused = False
-            self._tell("cont")
-
-    def _tell(self, command: str) -> None:
-        # QEMU itself may be waiting for what this thread is about to fetch: it will see to it in its turn.
-        with contextlib.suppress(HypervisorError):
-            self.guest.monitor.submit(command)
-
-
 def synthesize(
-    home: Home, request: SynthesisRequest, report: Report, recorder: early_start.Recorder | None = None
+    home: Home, request: SynthesisRequest, report: Report, recorder: Recorder | None = None
 ) -> SynthesisResult:
     """Synthesise a server; when this returns everything is here. Nothing is left behind when it fails.
 
     With a ``recorder`` the guest gets only what it asks for until the probe has its answer.
     """
-    waiting = probe.parse(request.probe) if request.probe else None
-    if recorder is not None and waiting is None:
+    waiting = Waiting(request.forwards, probe.parse(request.probe) if request.probe else None, request.timeout_s)
+    if recorder is not None and waiting.probe is None:
         raise errors.ProbeInvalid(text="")
     report.stage("manifest")
     with contextlib.ExitStack() as stack:
@@ -182,7 +123,7 @@ def synthesize(
         chosen = _place(request, overlay, source)
         report.note(f"placement: {chosen.kind} ({chosen.reason})")
         guest.update(placement=chosen.kind, isolated=request.isolated)
-        disk = early_start.Disk(guest, base, recorder) if chosen.kind == EARLY else None
+        disk = server_early_start.Disk(guest, base, recorder) if chosen.kind == EARLY else None
         if disk is not None:
             stack.callback(disk.close)
         launcher = _Launcher(guest, base, chosen.kind)
@@ -190,19 +131,21 @@ def synthesize(
         if disk is not None:
             # Before the launcher is waited for: QEMU reads its disk before it answers.
             stack.callback(disk.close)
-        run = _prepare(home, request, report, overlay, base, guest)
+        run = prepare(home.scratch, report, overlay, base, guest, partial(clone.own_state, guest))
+        run.patience = request.patience
         stack.callback(run.store.close)
         if disk is not None:
-            answer = early_start.bring_up(run, source, disk, launcher.ready, waiting, recorder)
+            host = ServerHost(guest, disk, launcher.ready, waiting)
+            answer = early_start.bring_up(run, source, host, recorder)
         else:
-            answer = _bring_up_mapped(run, source, waiting, recorder)
+            answer = _bring_up_mapped(run, guest, source, waiting, recorder)
         if recorder is None:
             report.stage("personalise")
             personal = clone.personalise(guest)
         else:
             personal = clone.CloneResult(False, False, "it was only recorded")
         guest.update(state="running")
-        return _result(run, chosen, signer, answer, personal)
+        return _result(run, guest, chosen, signer, answer, personal)
 
 
 def _place(request: SynthesisRequest, overlay: OverlayFile, source: Source) -> placement.Placement:
@@ -215,35 +158,40 @@ def _place(request: SynthesisRequest, overlay: OverlayFile, source: Source) -> p
     )
 
 
-def _prepare(
-    home: Home, request: SynthesisRequest, report: Report, overlay: OverlayFile, base: Base, guest: server.Server
-) -> Synthesis:
+def prepare(
+    scratch: Path,
+    report: Report,
+    overlay: OverlayFile,
+    base: Base,
+    guest: Guest,
+    own_state: Callable[[DeviceState], DeviceState],
+) -> Arrival:
     """Fetch what comes before the chunks, and make room for these."""
     table = overlay.load_table()
     state = DeviceState.decode(overlay.load_device())
-    store = SlotStore(home.scratch, overlay.chunk_segments)
-    return Synthesis(
-        request=request,
+    store = SlotStore(scratch, overlay.chunk_segments)
+    return Arrival(
         report=report,
         overlay=overlay,
         base=base,
         guest=guest,
-        state=clone.own_state(guest, state),
+        state=own_state(state),
         store=store,
         view=TargetView(base, table, store),
     )
 
 
 def _result(
-    run: Synthesis,
+    run: Arrival,
+    guest: server.Server,
     chosen: placement.Placement,
     signer: str | None,
     answer: early_start.Answered,
     personal: clone.CloneResult,
 ) -> SynthesisResult:
     return SynthesisResult(
-        name=run.guest.name,
-        base=str(run.guest.record.base),
+        name=guest.name,
+        base=str(guest.record.base),
         overlay_id=run.overlay.overlay_id,
         placement=chosen.kind,
         reason=chosen.reason,
@@ -255,7 +203,7 @@ def _result(
         pages_requested=run.pages_requested,
         stalls=run.stalls,
         reply=answer.reply,
-        forwards=run.guest.record.forwards,
+        forwards=guest.record.forwards,
         clone=personal,
         statistics=count_classes(run.overlay.table, run.overlay.layout),
     )
@@ -302,7 +250,7 @@ class _Launcher(threading.Thread):
         """Thread."""
         try:
             if self._kind == EARLY:
-                early_start.launch(self._guest, self._base)
+                server_early_start.launch(self._guest, self._base)
         except BaseException as failure:  # noqa: BLE001 - raised again in ready()
             self._failure = failure
 
@@ -314,27 +262,28 @@ class _Launcher(threading.Thread):
 
 
 def _bring_up_mapped(
-    run: Synthesis,
+    run: Arrival,
+    guest: server.Server,
     source: Source,
-    waiting: probe.Probe | None,
-    recorder: early_start.Recorder | None,
+    waiting: Waiting,
+    recorder: Recorder | None,
 ) -> early_start.Answered:
     """All of the overlay first, then a guest over the mapped base."""
     if recorder is not None:
         raise errors.PlacementImpossible(placement=MAPPED, reason="recording needs an early start")
-    report, guest = run.report, run.guest
+    report = run.report
     report.stage("fetch")
     with run.fetcher(source) as fetcher:
         run.wait_all(fetcher)
     report.stage("start")
     layer.write_layer(run.view, run.base, guest.folder / server.DISK_NAME)
     guest.launch(starting.base_files(run.base, memory=True), incoming=True)
-    early_start.prepare(run, waiting)
+    server_early_start.prepare(guest, waiting)
     report.stage("load")
     starting.load_state(guest, run.base, run.state, pages.differing_pages(run.view, run.base.layout))
     run.running_s = report.elapsed_s
-    if waiting is None:
+    if waiting.probe is None:
         return early_start.Answered(None, run.running_s, b"")
     report.stage("reply")
-    answer = probe.wait(waiting, guest, run.request.timeout_s)
+    answer = probe.wait(waiting.probe, guest, waiting.timeout_s)
     return early_start.Answered(report.elapsed_s, run.running_s, answer.content)

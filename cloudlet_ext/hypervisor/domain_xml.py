@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What libvirt's description of a domain tells and must tell: the machine of a captured guest, and its likeness.
+
+A state moves between two domains when QEMU builds the same machine for both. So the machine of a captured guest is read
+from the description of the *running* domain, in which libvirt has written out what it chose itself (version of the
+machine, CPU, addresses of all devices), and is written into the description of the domain that shall take the state.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from cloudlet_ext.hypervisor import errors
+
+QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+MAPPED_RAM = "cloudlet-ram"
+"""Name of the memory block of a domain on a mapped base; libvirt has one of its own beside it, never touched."""
+
+_ADDRESS_FIELDS = ("type", "domain", "bus", "slot", "function", "controller", "target", "unit", "port")
+_UNITS = {"b": 1, "bytes": 1, "kb": 1000, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30}
+_CPU_NOISE = {"topology", "numa", "cache", "maxphysaddr"}
+_MUST_MATCH = ("kind", "accelerator", "machine_type", "cpu", "vcpus", "memory_bytes", "devices")
+
+
+@dataclass(frozen=True)
+class DomainMachine:
+    """The guest-visible machine of a libvirt domain. ``cpu``: its ``<cpu>`` element; ``devices``: address attributes of
+    every device that has an address, by a name made of what it is; ``macs``: of its network cards, in order."""
+
+    accelerator: str
+    machine_type: str
+    cpu: str
+    vcpus: int
+    memory_bytes: int
+    devices: dict[str, dict[str, str]]
+    macs: list[str]
+    genid: bool = False
+    kind: str = "libvirt"
+    agent: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {known.name: getattr(self, known.name) for known in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DomainMachine:
+        """The reverse; :class:`errors.BadMachine` names what is wrong."""
+        kind = values.get("kind")
+        if kind != "libvirt":
+            raise errors.BadMachine(field="kind", reason=f"a machine of libvirt expected, found {kind!r}")
+        known = {one.name for one in fields(cls)}
+        if set(values) != known:
+            wrong = sorted(set(values) ^ known)
+            raise errors.BadMachine(field=wrong[0], reason="unknown or missing")
+        machine = cls(**values)
+        for name in ("accelerator", "machine_type", "cpu"):
+            if not isinstance(values[name], str):
+                raise errors.BadMachine(field=name, reason="text expected")
+        for name in ("vcpus", "memory_bytes"):
+            if not isinstance(values[name], int) or values[name] <= 0:
+                raise errors.BadMachine(field=name, reason="positive number expected")
+        return machine
+
+    def require_same(self, found: DomainMachine, what: str) -> None:
+        """:class:`errors.MachineMismatch` names the first thing in which ``found`` differs, and both values."""
+        for name in _MUST_MATCH:
+            mine, other = getattr(self, name), getattr(found, name)
+            if mine == other:
+                continue
+            if name == "devices":
+                for device in sorted(set(mine) | set(other)):
+                    if mine.get(device) != other.get(device):
+                        mine, other, name = mine.get(device), other.get(device), f"device {device}"
+                        break
+            raise errors.MachineMismatch(what=what, field=name, expected=mine, found=other)
+
+
+def parse(text: str) -> ET.Element:
+    """The root of a description; prefixes of its name spaces are kept for when it is written again."""
+    for _, (prefix, uri) in ET.iterparse(io.BytesIO(text.encode()), events=("start-ns",)):
+        if prefix:
+            ET.register_namespace(prefix, uri)
+    ET.register_namespace("qemu", QEMU)
+    return ET.fromstring(text)
+
+
+def describe(text: str) -> DomainMachine:
+    """The machine of a running domain (``virDomainGetXMLDesc`` without flags)."""
+    root = parse(text)
+    os_type = root.find("./os/type")
+    if os_type is None:
+        raise errors.BadMachine(field="os", reason="the domain has no machine type")
+    cpu = root.find("cpu")
+    return DomainMachine(
+        accelerator="kvm" if root.get("type") == "kvm" else "tcg",
+        machine_type=os_type.get("machine", ""),
+        cpu="" if cpu is None else _cpu_text(cpu),
+        vcpus=int(root.findtext("vcpu", "1")),
+        memory_bytes=_bytes(root.find("memory")),
+        devices={name: address for name, address in _devices(root) if address},
+        macs=[mac.get("address", "") for mac in root.iterfind("./devices/interface/mac")],
+        genid=root.find("genid") is not None,
+    )
+
+
+def disk_path(text: str) -> Path:
+    """The file of the first disk; BadMachine when it is none (a volume, for instance)."""
+    root = parse(text)
+    for disk in root.iterfind("./devices/disk"):
+        if disk.get("device", "disk") == "disk":
+            source = disk.find("source")
+            driver = disk.find("driver")
+            if disk.get("type") != "file" or source is None or driver is None or driver.get("type") != "qcow2":
+                raise errors.BadMachine(field="disk", reason=f"a qcow2 file expected, found type {disk.get('type')}")
+            return Path(source.get("file", ""))
+    raise errors.BadMachine(field="disk", reason="the domain has none")
+
+
+def _cpu_text(cpu: ET.Element) -> str:
+    kept = ET.Element("cpu", {key: value for key, value in sorted(cpu.attrib.items()) if key != "migratable"})
+    for child in cpu:
+        if child.tag not in _CPU_NOISE:
+            piece = ET.SubElement(kept, child.tag, dict(sorted(child.attrib.items())))
+            piece.text = (child.text or "").strip() or None
+    return ET.tostring(kept, encoding="unicode") if len(kept) or kept.attrib else ""
+
+
+def _bytes(element: ET.Element | None) -> int:
+    if element is None or not (element.text or "").strip().isdecimal():
+        raise errors.BadMachine(field="memory", reason="a number expected")
+    return int(element.text or "0") * _UNITS[element.get("unit", "KiB").lower()]
+
+
+def _name(device: ET.Element, seen: dict[str, int]) -> str:
+    target, model = device.find("target"), device.find("model")
+    parts = [device.tag]
+    parts += [device.get(key, "") for key in ("type", "index", "device") if device.tag not in ("interface", "disk")]
+    parts.append(device.get("model", ""))
+    if device.tag == "disk":
+        parts.append(device.get("device", "disk"))
+    if target is not None:
+        keys = ("dev", "bus") if device.tag == "disk" else ("name",) if device.tag == "channel" else ()
+        parts += [target.get(key, "") for key in keys]
+    if model is not None and device.tag in ("interface", "video", "rng"):
+        parts.append(model.get("type", "") or (model.text or ""))
+    name = " ".join(part for part in parts if part)
+    seen[name] = seen.get(name, 0) + 1
+    return name if seen[name] == 1 else f"{name} #{seen[name]}"
+
+
+def _devices(root: ET.Element) -> list[tuple[str, dict[str, str]]]:
+    found: list[tuple[str, dict[str, str]]] = []
+    seen: dict[str, int] = {}
+    for device in root.iterfind("./devices/*"):
+        address = device.find("address")
+        name = _name(device, seen)
+        attributes = {} if address is None else address.attrib
+        found.append((name, {key: attributes[key] for key in _ADDRESS_FIELDS if key in attributes}))
+    return found
+
+
+@dataclass(frozen=True)
+class DiskView:
+    """A disk layer that is still arriving: a qcow2 file shown by an NBD server, over the image of the base's disk."""
+
+    socket: Path
+    export: str
+    base: Path
+    base_format: str
+
+
+def likeness(text: str, machine: DomainMachine, mapped: Path | None, view: DiskView | None) -> str:
+    """The description of a domain that waits for the state of ``machine``.
+
+    ``mapped``: page file of the base that its memory shall be a private map of; ``view``: the disk layer below its own.
+    """
+    root = parse(text)
+    os_type = root.find("./os/type")
+    assert os_type is not None
+    os_type.set("machine", machine.machine_type)
+    _set_cpu(root, machine.cpu)
+    _set_addresses(root, machine)
+    set_genid(root, machine.genid)
+    if view is not None:
+        _set_view(root, view)
+    arguments = ["-incoming", "defer"]
+    if mapped is not None:
+        arguments = [*_mapped_arguments(mapped, machine.memory_bytes), *arguments]
+    line = ET.SubElement(root, f"{{{QEMU}}}commandline")
+    for value in arguments:
+        ET.SubElement(line, f"{{{QEMU}}}arg", {"value": value})
+    return ET.tostring(root, encoding="unicode")
+
+
+def _mapped_arguments(pages: Path, size: int) -> list[str]:
+    where = str(pages).replace(",", ",,")
+    backend = (
+        f"memory-backend-file,id={MAPPED_RAM},size={size},mem-path={where},share=off,readonly=on,rom=off,"
+        "x-use-canonical-path-for-ramblock-id=off"
+    )
+    return ["-object", backend, "-machine", f"memory-backend={MAPPED_RAM}"]
+
+
+def plain(text: str) -> str:
+    """A description without what :func:`likeness` put into it for the one start: for every later start."""
+    root = parse(text)
+    for line in root.findall(f"{{{QEMU}}}commandline"):
+        values = [argument.get("value", "") for argument in line]
+        if "-incoming" in values or any(MAPPED_RAM in value for value in values):
+            root.remove(line)
+    for disk in root.iterfind("./devices/disk"):
+        store = disk.find("backingStore")
+        if store is not None and store.get("type") == "network":
+            disk.remove(store)
+    return ET.tostring(root, encoding="unicode")
+
+
+def with_genid(text: str) -> str:
+    """A description with a VM generation id that libvirt makes up, for a guest that boots."""
+    root = parse(text)
+    set_genid(root, True)
+    return ET.tostring(root, encoding="unicode")
+
+
+def set_genid(root: ET.Element, wanted: bool) -> None:
+    """Give the domain a new VM generation id, or none where the captured guest had no such device."""
+    for old in root.findall("genid"):
+        root.remove(old)
+    if wanted:
+        root.insert(1, ET.Element("genid"))
+
+
+def _set_cpu(root: ET.Element, cpu: str) -> None:
+    old = root.find("cpu")
+    kept = [] if old is None else [child for child in old if child.tag in _CPU_NOISE]
+    if old is not None:
+        root.remove(old)
+    if cpu or kept:
+        new = ET.fromstring(cpu) if cpu else ET.Element("cpu")
+        new.extend(kept)
+        root.append(new)
+
+
+def _set_addresses(root: ET.Element, machine: DomainMachine) -> None:
+    seen: dict[str, int] = {}
+    for device in root.iterfind("./devices/*"):
+        wanted = machine.devices.get(_name(device, seen))
+        if wanted is None:
+            continue
+        for old in device.findall("address"):
+            device.remove(old)
+        ET.SubElement(device, "address", wanted)
+
+
+def _set_view(root: ET.Element, view: DiskView) -> None:
+    for disk in root.iterfind("./devices/disk"):
+        if disk.get("device", "disk") != "disk":
+            continue
+        for old in disk.findall("backingStore"):
+            disk.remove(old)
+        store = ET.SubElement(disk, "backingStore", {"type": "network"})
+        ET.SubElement(store, "format", {"type": "qcow2"})
+        source = ET.SubElement(store, "source", {"protocol": "nbd", "name": view.export})
+        ET.SubElement(source, "host", {"transport": "unix", "socket": str(view.socket)})
+        below = ET.SubElement(store, "backingStore", {"type": "file"})
+        ET.SubElement(below, "format", {"type": view.base_format})
+        ET.SubElement(below, "source", {"file": str(view.base)})
+        ET.SubElement(below, "backingStore")
+        return
+    raise errors.BadMachine(field="disk", reason="the domain has none")
