@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""POST /servers/{server_id}/action: our actions among Nova's."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from nova import exception
+
+from cloudlet_ext import operation_id
+from cloudlet_ext.api import errors
+from cloudlet_ext.api import image as properties
+from cloudlet_ext.api.schemas import server_actions as schemas
+from cloudlet_ext.nova import task_states
+from cloudlet_ext.nova.call import Call, parse_json
+from cloudlet_ext.nova.capture_request import Capture, inherited_properties
+from cloudlet_ext.nova.operation_search import IMAGE_PROPERTY
+from cloudlet_ext.policies import bases as base_policies
+from cloudlet_ext.policies import overlays as overlay_policies
+
+_NOVA_RULES = {"stop": "os_compute_api:servers:stop", "delete": "os_compute_api:servers:delete"}
+
+
+def create_base(call: Call) -> Any:
+    """Make a base of a server: two images, one for the disk and one for the memory."""
+    server = _server(call)
+    call.authorize(base_policies.CREATE, server.project_id)
+    call.query(schemas.NO_QUERY)
+    name = call.body(schemas.BASE, "cloudlet-base")["cloudlet-base"]["name"]
+    capture = Capture(call.services, call.context, server, "cloudlet-base", task_states.BASE_CREATE)
+    capture.check()
+    images = {"base-disk": str(uuid.uuid4()), "base-memory": str(uuid.uuid4())}
+    identifier = operation_id.new(server.host)
+    disk, memory = capture.begin(
+        _base_images(capture, name, images),
+        lambda: call.services.rpc.create_base(call.context, server, identifier, name, images),
+    )
+    shown = {
+        key: {"id": image.id, "name": image.name, "status": image.status}
+        for key, image in (("base-disk", disk), ("base-memory", memory))
+    }
+    return call.answer(202, {**shown, "operation": identifier}, schemas.BASE_ANSWER)
+
+
+def create_overlay(call: Call) -> Any:
+    """Make an overlay of what a server has become since its base."""
+    server = _server(call)
+    call.authorize(overlay_policies.CREATE, server.project_id)
+    call.query(schemas.NO_QUERY)
+    wanted = call.body(schemas.OVERLAY_FINISH, "cloudlet-overlay-finish")["cloudlet-overlay-finish"]
+    name, on_finish = wanted["overlay-name"], wanted.get("on-finish", "resume")
+    if on_finish in _NOVA_RULES:
+        call.authorize(_NOVA_RULES[on_finish], server.project_id)
+    if server.system_metadata.get(IMAGE_PROPERTY % properties.TYPE) != properties.BASE:
+        raise errors.ServerHasNoBase(id=server.uuid)
+    capture = Capture(call.services, call.context, server, "cloudlet-overlay-finish", task_states.OVERLAY_CREATE)
+    capture.check(locked_allowed=on_finish == "resume")
+    image_id, identifier = str(uuid.uuid4()), operation_id.new(server.host)
+    (overlay,) = capture.begin(
+        [_overlay_image(capture, name, image_id)],
+        lambda: call.services.rpc.create_overlay(
+            call.context, server, identifier, name, image_id, on_finish, wanted.get("record")
+        ),
+    )
+    return call.answer(202, {"overlay-id": overlay.id, "operation": identifier}, schemas.OVERLAY_FINISH_ANSWER)
+
+
+ACTIONS: dict[str, Callable[[Call], Any]] = {"cloudlet-base": create_base, "cloudlet-overlay-finish": create_overlay}
+
+
+def act(call: Call) -> Any:
+    """The answer to an action of ours; None when it is one of Nova's."""
+    if b'"cloudlet-' not in call.request.body:
+        return None
+    try:
+        document = parse_json(call.request.body)
+    except errors.NotJson:
+        return None
+    if not isinstance(document, dict):
+        return None
+    for name, handler in ACTIONS.items():
+        if name in document:
+            call.accept()
+            return handler(call)
+    return None
+
+
+def _server(call: Call) -> Any:
+    identifier = call.args["server_id"]
+    try:
+        return call.services.compute.get(call.context, identifier, expected_attrs=["flavor"])
+    except exception.InstanceNotFound:
+        raise errors.NotFound(what="server", id=identifier) from None
+
+
+def _base_images(capture: Capture, name: str, images: dict[str, str]) -> list[dict[str, Any]]:
+    server, flavor = capture.server, capture.server.flavor
+    disk = capture.image(
+        name,
+        {
+            **inherited_properties(server),
+            "id": images["base-disk"],
+            "disk_format": "qcow2",
+            "min_ram": flavor.memory_mb,
+            "min_disk": flavor.root_gb,
+            properties.TYPE: properties.BASE,
+            properties.MEMORY_IMAGE: images["base-memory"],
+            properties.MEMORY_MB: str(flavor.memory_mb),
+            properties.VCPUS: str(flavor.vcpus),
+        },
+    )
+    memory = capture.image(
+        f"{name} memory",
+        {
+            "id": images["base-memory"],
+            "disk_format": "raw",
+            "os_hidden": True,
+            properties.TYPE: properties.MEMORY,
+            properties.BASE_IMAGE: images["base-disk"],
+        },
+    )
+    return [disk, memory]
+
+
+def _overlay_image(capture: Capture, name: str, image_id: str) -> dict[str, Any]:
+    server, flavor = capture.server, capture.server.flavor
+    base_id = server.system_metadata.get(IMAGE_PROPERTY % properties.BASE_ID)
+    return capture.image(
+        name,
+        {
+            "id": image_id,
+            "disk_format": "raw",
+            properties.TYPE: properties.OVERLAY,
+            properties.BASE_IMAGE: server.image_ref,
+            properties.SERVER_NAME: server.display_name,
+            properties.MEMORY_MB: str(flavor.memory_mb),
+            properties.VCPUS: str(flavor.vcpus),
+            **({properties.BASE_ID: base_id} if base_id else {}),
+        },
+    )

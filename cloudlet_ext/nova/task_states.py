@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Task states that servers have while an operation works on them."""
+
+from __future__ import annotations
+
+from nova.objects import fields
+
+BASE_CREATE = "cloudlet_base_create"
+OVERLAY_CREATE = "cloudlet_overlay_create"
+
+ALL = (BASE_CREATE, OVERLAY_CREATE)
+
+
+def register() -> None:
+    """Let Nova's versioned notifications carry these states, which otherwise refuse what they do not know.
+
+    To be called in every process that saves a server in one of them; any number of times.
+    """
+    kind = fields.InstanceTaskState
+    missing = tuple(state for state in ALL if state not in kind.ALL)
+    if missing:
+        kind.ALL += missing
+        fields.InstanceTaskStateField.AUTO_TYPE = kind()
