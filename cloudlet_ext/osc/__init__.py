@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``openstack cloudlet`` commands: one class for each, one module for each noun."""
