@@ -1,0 +1,247 @@
+# shellcheck shell=bash
+# The configuration of the current cloud. Sourced, not run.
+
+database() {
+  printf '[%s]\nconnection = %s\nmax_pool_size = 5\nmax_overflow = 20\n' "$1" "$(database_url "$2")"
+}
+
+transport() { echo "transport_url = rabbit://guest:guest@$CONTROLLER:5672/"; }
+
+# How a service logs in to Keystone.
+account() {
+  cat <<CONF
+auth_type = password
+auth_url = http://$CONTROLLER:5000/v3
+username = service
+password = $PASSWORD
+user_domain_name = Default
+project_name = service
+project_domain_name = Default
+region_name = $CLOUD
+CONF
+}
+
+# Sections that every API has.
+authtoken() {
+  echo '[keystone_authtoken]'
+  account
+  cat <<CONF
+www_authenticate_uri = http://$CONTROLLER:5000/v3
+service_token_roles = service
+service_token_roles_required = true
+CONF
+}
+
+messaging() {
+  cat <<CONF
+[oslo_messaging_rabbit]
+heartbeat_in_pthread = true
+[oslo_messaging_notifications]
+driver = noop
+[oslo_concurrency]
+lock_path = $M/state/lock
+CONF
+}
+
+keystone_conf() {
+  cat <<CONF
+[DEFAULT]
+log_file =
+$(database database keystone)
+[token]
+provider = fernet
+[fernet_tokens]
+key_repository = $C/etc/fernet
+[credential]
+key_repository = $C/etc/credential
+[cache]
+enabled = true
+backend = dogpile.cache.memory
+[identity]
+# bcrypt's cheapest: every login costs processor time, and nothing here is secret
+password_hash_rounds = 4
+CONF
+}
+
+glance_conf() {
+  cat <<CONF
+[DEFAULT]
+enabled_backends = file:file
+worker_self_reference_url = http://$IP:9292
+node_staging_uri = file://$C/state/glance-staging
+show_image_direct_url = false
+$(transport)
+$(database database glance)
+[glance_store]
+default_backend = file
+[file]
+filesystem_store_datadir = $C/state/images
+[os_glance_staging_store]
+filesystem_store_datadir = $C/state/glance-staging
+[os_glance_tasks_store]
+filesystem_store_datadir = $C/state/glance-tasks
+[paste_deploy]
+flavor = keystone
+config_file = $VENV/etc/glance/glance-api-paste.ini
+[image_cache]
+cache_dir =
+$(authtoken)
+$(messaging)
+CONF
+}
+
+placement_conf() {
+  cat <<CONF
+[api]
+auth_strategy = keystone
+$(database placement_database placement)
+$(authtoken)
+CONF
+}
+
+neutron_conf() {
+  cat <<CONF
+[DEFAULT]
+core_plugin = ml2
+service_plugins =
+host = $HOST
+state_path = $C/state/neutron
+api_paste_config = $VENV/etc/neutron/api-paste.ini
+$(transport)
+auth_strategy = keystone
+dhcp_agent_notification = false
+notify_nova_on_port_status_changes = true
+notify_nova_on_port_data_changes = true
+$(database database neutron)
+$(authtoken)
+[nova]
+$(account)
+[placement]
+$(account)
+[ml2]
+type_drivers = local,geneve
+tenant_network_types = geneve
+mechanism_drivers = ovn
+extension_drivers = port_security
+[ml2_type_geneve]
+vni_ranges = 1:65536
+max_header_size = 38
+[ovn]
+ovn_nb_connection = unix:/run/ovn/ovnnb_db.sock
+ovn_sb_connection = unix:/run/ovn/ovnsb_db.sock
+ovn_metadata_enabled = false
+$(messaging)
+CONF
+}
+
+# nova_section NAME: a service that Nova is a client of.
+nova_section() { printf '[%s]\n%s\n' "$1" "$(account)"; }
+
+# privsep NAME: as root there is no need for rootwrap.
+privsep() {
+  printf '[%s]\nhelper_command = %s/bin/privsep-helper --config-file %s/etc/nova-cpu%s.conf\n' \
+    "$1" "$VENV" "$C" "$SUFFIX"
+}
+
+# What nova-compute and the rest of Nova have in common.
+nova_conf() {
+  nova_defaults
+  authtoken
+  printf '[service_user]\nsend_service_user_token = true\n%s\n' "$(account)"
+  local name
+  for name in placement neutron glance cinder; do nova_section $name; done
+  for name in privsep nova_sys_admin privsep_osbrick vif_plug_linux_bridge_privileged vif_plug_ovs_privileged; do
+    privsep $name
+  done
+  messaging
+  [ "$MINICLOUD_EXTENSION" = 0 ] || cat <<CONF
+[cloudlet]
+state_path = $M/state/cloudlet
+# Tests serve overlays from this host's side of the bridge, without TLS.
+overlay_sources = glance:,https:,http:
+allowed_networks = $PREFIX.0/24
+CONF
+}
+
+nova_defaults() {
+  local driver=cloudlet.CloudletDriver
+  [ "$MINICLOUD_EXTENSION" != 0 ] || driver=libvirt.LibvirtDriver
+  cat <<CONF
+[DEFAULT]
+host = $HOST
+my_ip = $IP
+$(transport)
+compute_driver = $driver
+state_path = $M/state/nova
+instances_path = $M/state/nova/instances
+instance_usage_audit = false
+force_config_drive = false
+vif_plugging_is_fatal = true
+vif_plugging_timeout = $((60 * MINICLOUD_PATIENCE))
+reserved_host_memory_mb = 0
+# Many small guests on few cores, most of them idle.
+initial_cpu_allocation_ratio = 32
+# Periodic tasks (mapping new hosts among them) otherwise first run within a minute.
+periodic_fuzzy_delay = 0
+[api]
+auth_strategy = keystone
+[wsgi]
+api_paste_config = $C/etc/api-paste.ini
+[conductor]
+workers = 1
+[scheduler]
+workers = 1
+# New compute hosts are mapped to the cell without an operator.
+discover_hosts_in_cells_interval = 3
+[quota]
+instances = 100
+cores = 200
+ram = -1
+[libvirt]
+virt_type = qemu
+cpu_mode = none
+hw_machine_type = x86_64=pc
+images_type = qcow2
+wait_soft_reboot_seconds = 5
+[vnc]
+enabled = false
+[spice]
+enabled = false
+[serial_console]
+enabled = false
+[os_vif_ovs]
+ovsdb_connection = unix:/run/openvswitch/db.sock
+CONF
+}
+
+# Nova's own pipelines; ours is the filter between the authenticated context and the application.
+paste_ini() {
+  if [ "$MINICLOUD_EXTENSION" = 0 ]; then
+    cat "$VENV/etc/nova/api-paste.ini"
+    return
+  fi
+  sed 's/keystonecontext osapi_compute_app_v21/keystonecontext cloudlet osapi_compute_app_v21/
+       s/keystonecontext legacy_v2_compatible osapi/keystonecontext cloudlet legacy_v2_compatible osapi/' \
+    "$VENV/etc/nova/api-paste.ini"
+  printf '\n[filter:cloudlet]\npaste.filter_factory = cloudlet_ext.nova.filter:filter_factory\n'
+}
+
+# All configuration of the current machine; the controller's is that of the whole cloud.
+write_configuration() {
+  mkdir -p "$M"/state/{lock,nova/instances}
+  # nova-compute must not be told of the databases: it refuses to use them.
+  nova_conf >"$C/etc/nova-cpu$SUFFIX.conf"
+  [ "$K" = 1 ] || return 0
+  mkdir -p "$C"/state/{images,glance-staging,glance-tasks,neutron}
+  {
+    nova_conf
+    database api_database nova_api
+    database database nova
+  } >"$C/etc/nova.conf"
+  printf '[database]\nconnection = %s\n' "$(database_url nova_cell0)" >"$C/etc/cell0.conf"
+  paste_ini >"$C/etc/api-paste.ini"
+  keystone_conf >"$C/etc/keystone.conf"
+  glance_conf >"$C/etc/glance-api.conf"
+  placement_conf >"$C/etc/placement.conf"
+  neutron_conf >"$C/etc/neutron.conf"
+}
