@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from cloudlet_ext.engine.errors import SourceClosed, SourceInterrupted, SourceRefused
+from cloudlet_ext.engine.source_policy import SourcePolicy
 
 POLL_S = 0.1
 """How often a connection that is being set up looks whether it was cut."""
@@ -117,14 +118,14 @@ class _Cuttable(HTTPConnection):
     """What the two kinds of connection have in common: set-up in steps, and a handle to cut
     them."""
 
-    def prepare(self, origin: Origin, name: str, scissors: Scissors, timeout_s: float, local_allowed: bool) -> None:
+    def prepare(self, origin: Origin, name: str, scissors: Scissors, policy: SourcePolicy) -> None:
         """Set by the source right after construction; ``name`` is for messages."""
         self.origin = origin
         self._name = name
         self.scissors = scissors
         self.key = next(_keys)
-        self._timeout_s = timeout_s
-        self._local_allowed = local_allowed
+        self._timeout_s = policy.timeout_s
+        self._policy = policy
 
     def _new_conn(self) -> socket.socket:
         end = time.monotonic() + self._timeout_s
@@ -206,8 +207,11 @@ class _Cuttable(HTTPConnection):
         if isinstance(address, ipaddress.IPv6Address):
             address = address.ipv4_mapped or address
         local = address.is_loopback or address.is_link_local or address.is_unspecified
-        if (local or address.is_multicast) and not self._local_allowed:
+        if (local or address.is_multicast) and not self._policy.local_allowed:
             raise SourceRefused(source=self._name, reason=f"{address} is a loopback or link-local address")
+        reason = self._policy.refuse_address(text) if self._policy.refuse_address is not None else None
+        if reason is not None:
+            raise SourceRefused(source=self._name, reason=reason)
 
     def _check_open(self) -> None:
         if self.scissors.closed.is_set():
@@ -247,17 +251,16 @@ def new_connection(
     *,
     name: str,
     scissors: Scissors,
-    timeout_s: float,
+    policy: SourcePolicy,
     context: ssl.SSLContext | None,
-    local_allowed: bool,
 ) -> Connection:
-    """A connection that is not yet established. ``timeout_s`` limits its set-up and every
+    """A connection that is not yet established. ``policy.timeout_s`` limits its set-up and every
     silence."""
     connection: Connection
     scheme, host, port = origin
     if scheme == "https":
-        connection = TlsConnection(host, port, timeout=timeout_s, ssl_context=context)
+        connection = TlsConnection(host, port, timeout=policy.timeout_s, ssl_context=context)
     else:
-        connection = PlainConnection(host, port, timeout=timeout_s)
-    connection.prepare(origin, name, scissors, timeout_s, local_allowed)
+        connection = PlainConnection(host, port, timeout=policy.timeout_s)
+    connection.prepare(origin, name, scissors, policy)
     return connection

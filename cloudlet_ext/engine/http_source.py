@@ -306,9 +306,8 @@ class HttpSource:
             _origin(url),
             name=self._name,
             scissors=self._scissors,
-            timeout_s=self._policy.timeout_s,
+            policy=self._policy,
             context=self._context if url.scheme == "https" else None,
-            local_allowed=self._policy.local_allowed,
         )
 
     @contextlib.contextmanager
@@ -367,6 +366,9 @@ def _checked(policy: SourcePolicy, text: str) -> Url:
         raise SourceRefused(source=shown, reason=f"host {url.host} is not allowed")
     if url.auth:
         raise SourceRefused(source=shown, reason="a URL must not hold a user or password")
+    reason = policy.refuse_url(text) if policy.refuse_url is not None else None
+    if reason is not None:
+        raise SourceRefused(source=shown, reason=reason)
     return url
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cloudlet_ext.engine.patience import USUAL, Patience
@@ -16,7 +17,9 @@ class SourcePolicy:
     addresses may be contacted. ``timeout_s`` limits connecting, an answer's header, and every
     silence. ``min_rate_bytes_per_s`` is the least average over ``timeout_s`` of waiting for a body.
     ``headers`` are sent to the URL's own origin only, not to where it redirects. ``ca_file``: PEM
-    file of the certificate authorities to trust instead of the system's.
+    file of the certificate authorities to trust instead of the system's. ``refuse_url`` and
+    ``refuse_address`` say why a URL (the first, and each that it redirects to) or an address that a
+    name has just now may not be used (None: it may).
     """
 
     schemes: tuple[str, ...] = ("https", "http")
@@ -27,3 +30,5 @@ class SourcePolicy:
     patience: Patience = USUAL
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     ca_file: str | None = None
+    refuse_url: Callable[[str], str | None] | None = field(default=None, repr=False)
+    refuse_address: Callable[[str], str | None] | None = field(default=None, repr=False)

@@ -17,7 +17,8 @@ import socket
 import struct
 import tempfile
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,11 @@ class CapturedMemory:
         """Numbers of all pages that were sent, ascending, and which of them are zero."""
         numbers = np.flatnonzero(self.where != _UNKNOWN)
         return numbers, self.where[numbers] == _ZERO
+
+    def renamed(self, names: Mapping[str, str]) -> CapturedMemory:
+        """The same with other names for blocks."""
+        blocks = (replace(block, name=names.get(block.name, block.name)) for block in self.blocks)
+        return replace(self, blocks=tuple(blocks))
 
     def read(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Content of pages, shape (n, 4096)."""

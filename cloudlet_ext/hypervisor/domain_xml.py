@@ -108,17 +108,31 @@ def describe(text: str) -> DomainMachine:
     )
 
 
-def disk_path(text: str) -> Path:
-    """The file of the first disk; BadMachine when it is none (a volume, for instance)."""
-    root = parse(text)
+def _first_disk(root: ET.Element) -> ET.Element:
     for disk in root.iterfind("./devices/disk"):
         if disk.get("device", "disk") == "disk":
-            source = disk.find("source")
-            driver = disk.find("driver")
-            if disk.get("type") != "file" or source is None or driver is None or driver.get("type") != "qcow2":
-                raise errors.BadMachine(field="disk", reason=f"a qcow2 file expected, found type {disk.get('type')}")
-            return Path(source.get("file", ""))
+            return disk
     raise errors.BadMachine(field="disk", reason="the domain has none")
+
+
+def disk_path(text: str) -> Path:
+    """The file of the first disk; BadMachine when it is none (a volume, for instance)."""
+    disk = _first_disk(parse(text))
+    source, driver = disk.find("source"), disk.find("driver")
+    if disk.get("type") != "file" or source is None or driver is None or driver.get("type") != "qcow2":
+        raise errors.BadMachine(field="disk", reason=f"a qcow2 file expected, found type {disk.get('type')}")
+    return Path(source.get("file", ""))
+
+
+def disk_target(text: str) -> str:
+    """What libvirt calls the first disk, for instance ``vda``."""
+    target = _first_disk(parse(text)).find("target")
+    return "" if target is None else target.get("dev", "")
+
+
+def interfaces(text: str) -> list[str]:
+    """The descriptions of the network cards, in order."""
+    return [ET.tostring(card, encoding="unicode") for card in parse(text).iterfind("./devices/interface")]
 
 
 def _cpu_text(cpu: ET.Element) -> str:
@@ -258,18 +272,29 @@ def _set_addresses(root: ET.Element, machine: DomainMachine) -> None:
 
 
 def _set_view(root: ET.Element, view: DiskView) -> None:
-    for disk in root.iterfind("./devices/disk"):
-        if disk.get("device", "disk") != "disk":
-            continue
-        for old in disk.findall("backingStore"):
-            disk.remove(old)
-        store = ET.SubElement(disk, "backingStore", {"type": "network"})
-        ET.SubElement(store, "format", {"type": "qcow2"})
-        source = ET.SubElement(store, "source", {"protocol": "nbd", "name": view.export})
-        ET.SubElement(source, "host", {"transport": "unix", "socket": str(view.socket)})
-        below = ET.SubElement(store, "backingStore", {"type": "file"})
-        ET.SubElement(below, "format", {"type": view.base_format})
-        ET.SubElement(below, "source", {"file": str(view.base)})
-        ET.SubElement(below, "backingStore")
-        return
-    raise errors.BadMachine(field="disk", reason="the domain has none")
+    disk = _first_disk(root)
+    for old in disk.findall("backingStore"):
+        disk.remove(old)
+    store = ET.SubElement(disk, "backingStore", {"type": "network"})
+    ET.SubElement(store, "format", {"type": "qcow2"})
+    source = ET.SubElement(store, "source", {"protocol": "nbd", "name": view.export})
+    ET.SubElement(source, "host", {"transport": "unix", "socket": str(view.socket)})
+    below = ET.SubElement(store, "backingStore", {"type": "file"})
+    ET.SubElement(below, "format", {"type": view.base_format})
+    ET.SubElement(below, "source", {"file": str(view.base)})
+    ET.SubElement(below, "backingStore")
+
+
+def mac_of(card: str) -> str:
+    """The address of a network card."""
+    mac = ET.fromstring(card).find("mac")
+    return "" if mac is None else mac.get("address", "")
+
+
+def without_address(device: str) -> str:
+    """A device for a place of libvirt's choice, and with names of its choice."""
+    root = ET.fromstring(device)
+    for tag in ("address", "alias"):
+        for old in root.findall(tag):
+            root.remove(old)
+    return ET.tostring(root, encoding="unicode")

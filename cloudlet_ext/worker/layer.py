@@ -16,16 +16,21 @@ from cloudlet_ext.engine.view import TargetView
 
 def write_layer(view: TargetView, base: Base, path: Path) -> None:
     """Write all disk chunks that differ from the base; their slots must be here."""
-    disk_chunks = base.layout.disk_chunks
-    numbers, kinds, _ = view.table.expand()
-    numbers, kinds = numbers[numbers < disk_chunks], kinds[numbers < disk_chunks]
     with Qcow2Writer.create(
         path, base.layout.disk_bytes, backing=base.disk_path, backing_format="qcow2", fill=base
     ) as writer:
-        zero = numbers[kinds == ChunkKind.ZERO]
-        if len(zero):
-            writer.write(zero, None)
-        full = numbers[kinds != ChunkKind.ZERO]
-        for first in range(0, len(full), SPAN_CHUNKS):
-            span = full[first : first + SPAN_CHUNKS]
-            writer.write(span, np.ascontiguousarray(view.read(span)))
+        write_changes(view, base, writer)
+
+
+def write_changes(view: TargetView, base: Base, writer: Qcow2Writer) -> None:
+    """Write them to an image that has more to say."""
+    disk_chunks = base.layout.disk_chunks
+    numbers, kinds, _ = view.table.expand()
+    numbers, kinds = numbers[numbers < disk_chunks], kinds[numbers < disk_chunks]
+    zero = numbers[kinds == ChunkKind.ZERO]
+    if len(zero):
+        writer.write(zero, None)
+    full = numbers[kinds != ChunkKind.ZERO]
+    for first in range(0, len(full), SPAN_CHUNKS):
+        span = full[first : first + SPAN_CHUNKS]
+        writer.write(span, np.ascontiguousarray(view.read(span)))

@@ -133,7 +133,7 @@ def _plan(home: Home, guest: server.Server, base: Base, keep: str, report: Repor
         plan = plan_overlay(
             base,
             Changes(numbers, zero, layers),
-            _memory_changes(capture.memory, base.layout),
+            memory_changes(capture.memory, base.layout),
             home.scratch,
             report.progress,
             after_disk=disk_done,
@@ -141,7 +141,8 @@ def _plan(home: Home, guest: server.Server, base: Base, keep: str, report: Repor
         return _Planned(guest, capture, plan, pauses[0])
 
 
-def _memory_changes(memory: CapturedMemory, layout: Layout) -> Changes:
+def memory_changes(memory: CapturedMemory, layout: Layout) -> Changes:
+    """What a capture tells of the memory regions."""
     numbers, zero = memory.sent()
     return Changes(numbers + layout.disk_chunks, zero, _MemoryReader(memory, layout.disk_chunks))
 

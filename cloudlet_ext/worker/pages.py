@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,16 @@ from cloudlet_ext.hypervisor.resume import PageRun
 from cloudlet_ext.hypervisor.stream import RamBlock
 
 
-def ram_blocks(layout: Layout) -> tuple[RamBlock, ...]:
-    """The memory regions as QEMU's blocks."""
-    return tuple(RamBlock(region.name, region.chunks * 4096) for region in layout.memory)
+def ram_blocks(layout: Layout, names: Mapping[str, str] | None = None) -> tuple[RamBlock, ...]:
+    """The memory regions as QEMU's blocks; ``names`` says what QEMU calls regions that it has under another name."""
+    names = names or {}
+    return tuple(RamBlock(names.get(region.name, region.name), region.chunks * 4096) for region in layout.memory)
+
+
+def renamed(changes: Iterator[PageRun], names: Mapping[str, str]) -> Iterator[PageRun]:
+    """The same with QEMU's names of the blocks."""
+    for block, numbers, contents in changes:
+        yield names.get(block, block), numbers, contents
 
 
 def rom_pages(base: Base) -> Iterator[PageRun]:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cloudlet-worker: does one operation for nova-compute; see :mod:`cloudlet_ext.job.channel`.
+
+Ended by SIGTERM it undoes what it has begun. Its exit status is 0 when the operation was done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any
+
+from cloudlet_ext.exception import CloudletError
+from cloudlet_ext.job import errors
+from cloudlet_ext.job.channel import Channel, ChannelReport
+
+_JOBS = {
+    "base-create": ("base_create", "run"),
+    "overlay-create": ("overlay_create", "run"),
+    "base-precache": ("precache", "run"),
+    "base-resume": ("synthesis", "run_resume"),
+    "synthesis": ("synthesis", "run_synthesis"),
+}
+_PR_SET_DUMPABLE = 4
+
+
+class Cancelled(BaseException):
+    """nova-compute, or an operator, wants the operation to end."""
+
+
+def _cancel(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_IGN)
+    raise Cancelled
+
+
+def _guard_secrets() -> None:
+    """No core dump and no look into this process by others of the same user: it holds a token."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    os.umask(0o077)
+
+
+def _run(channel: Channel) -> dict[str, Any]:
+    job = channel.read_job()
+    if job["type"] not in _JOBS:
+        raise errors.BadJob(field="type", reason=f"{job['type']!r} is none of {', '.join(_JOBS)}")
+    module, name = _JOBS[job["type"]]
+    run = getattr(importlib.import_module(f"cloudlet_ext.job.{module}"), name)
+    result: dict[str, Any] = run(job, channel, ChannelReport(channel))
+    return result
+
+
+def main() -> int:
+    """Do the job on standard input."""
+    _guard_secrets()
+    signal.signal(signal.SIGTERM, _cancel)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(sys.stdin, sys.stdout)
+    try:
+        result = _run(channel)
+    except Cancelled:
+        channel.end("failed", kind="Cancelled", error="The operation was cancelled.")
+        return 143
+    except CloudletError as failure:
+        channel.end("failed", kind=type(failure).__name__, error=str(failure))
+        return failure.exit_code
+    except Exception as failure:  # noqa: BLE001 - the border of the process
+        traceback.print_exc()
+        channel.end("failed", kind=type(failure).__name__, error=f"{type(failure).__name__}: {failure}")
+        return 1
+    channel.end("done", result=result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BaseCache: the bases that a compute host has, by identity, fetched once and shared by all operations.
+
+``BASE_ID/`` is a base directory of the engine; ``BASE_ID.images`` names the images it came from; ``BASE_ID.lock`` is
+held shared by whoever uses the base and exclusively by whoever fetches or removes it. The time of the lock file is that
+of the last use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.base_file import BaseFile
+from cloudlet_ext.engine.base_import import import_base
+from cloudlet_ext.engine.errors import EngineError, FormatError
+from cloudlet_ext.engine.file_source import FileSource
+from cloudlet_ext.job import errors
+from cloudlet_ext.job.images import Images
+from cloudlet_ext.worker.report import Report
+
+_VERIFIED = ".verified"
+
+
+class BaseCache:
+    """The bases in ``folder``. ``limit_bytes`` (0: none) and ``keep_s`` say what is removed when others come,
+    ``in_use`` what never is."""
+
+    def __init__(self, folder: Path, limit_bytes: int = 0, keep_s: float = 0.0, in_use: Collection[str] = ()) -> None:
+        self.folder, self._limit, self._keep_s, self._in_use = folder, limit_bytes, keep_s, frozenset(in_use)
+        # QEMU, which is another user, maps the pages: it may pass, and nobody may list.
+        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+
+    @classmethod
+    def of_job(cls, job: dict[str, Any]) -> BaseCache:
+        """From ``job["cache"]``."""
+        known = job["cache"]
+        return cls(Path(known["folder"]), int(known["limit_bytes"]), float(known["keep_s"]), known["in_use"])
+
+    def ids(self) -> list[str]:
+        """Identities of the bases that are there."""
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and len(path.name) == 64)
+
+    @contextlib.contextmanager
+    def using(self, base_id: str, fetch: Callable[[Path], None], report: Report) -> Iterator[Base]:
+        """A base, fetched by ``fetch`` (which makes the folder it is given) if it is not there; kept for the block."""
+        with self._lock(base_id) as lock:
+            while True:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                base = self._open(base_id)
+                if base is not None:
+                    break
+                # Another operation may have fetched it meanwhile: look again with the lock.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                base = self._open(base_id)
+                if base is None:
+                    self._fetch(base_id, fetch, report)
+                else:
+                    base.close()
+            os.utime(self._lock_path(base_id))
+            with base:
+                yield base
+
+    def _fetch(self, base_id: str, fetch: Callable[[Path], None], report: Report) -> None:
+        report.stage("base")
+        final = self.folder / base_id
+        shutil.rmtree(final, ignore_errors=True)
+        fetch(final)
+        with Base.open(final) as made:
+            if made.base_id != base_id:
+                shutil.rmtree(final, ignore_errors=True)
+                raise errors.BaseMismatch(what="The base's images", found=made.base_id[:12], expected=base_id[:12])
+        self._share(final)
+        self.evict(keep=base_id)
+
+    def _share(self, folder: Path) -> None:
+        """QEMU may map the pages and read the disk; nobody may list the folder, whose name is no secret."""
+        folder.chmod(0o711)
+        for name in ("memory", "disk.qcow2"):
+            (folder / name).chmod(0o444)
+
+    def add(self, made: Path, base_id: str) -> None:
+        """Take a base directory that was made here, unless it is there already."""
+        with self._lock(base_id) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            final = self.folder / base_id
+            if not final.exists():
+                made.rename(final)
+                self._share(final)
+        self.evict(keep=base_id)
+
+    def _open(self, base_id: str) -> Base | None:
+        """The base if it is whole; what is damaged is thrown away, to be fetched again."""
+        folder = self.folder / base_id
+        if not folder.exists():
+            return None
+        try:
+            base = Base.open(folder)
+            try:
+                _ = base.index
+                base.load_device()
+                self._check_files(base)
+            except BaseException:
+                base.close()
+                raise
+        except (EngineError, OSError):
+            return None
+        return base
+
+    def _check_files(self, base: Base) -> None:
+        """Disk and memory must be as they were when they were last verified; else they are read and compared."""
+        seen = {
+            path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in (base.disk_path, base.memory_path)
+        }
+        note = self.folder / f"{base.base_id}{_VERIFIED}"
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(note.read_text()) == seen:
+                return
+        base.verify()
+        note.write_text(json.dumps(seen))
+
+    def evict(self, keep: str = "") -> list[str]:
+        """Remove bases that nobody uses: too old ones, then the longest unused ones until the rest fits."""
+        now, removed = time.time(), []
+        known = sorted(self.ids(), key=self._last_use)
+        sizes = {base_id: _used_bytes(self.folder / base_id) for base_id in known}
+        for base_id in known:
+            too_much = self._limit and sum(sizes.values()) > self._limit
+            too_old = self._keep_s and now - self._last_use(base_id) > self._keep_s
+            if base_id != keep and base_id not in self._in_use and (too_much or too_old) and self._remove(base_id):
+                del sizes[base_id]
+                removed.append(base_id)
+        return removed
+
+    def _remove(self, base_id: str) -> bool:
+        with self._lock(base_id) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            shutil.rmtree(self.folder / base_id, ignore_errors=True)
+            (self.folder / f"{base_id}{_VERIFIED}").unlink(missing_ok=True)
+            return True
+
+    def _lock_path(self, base_id: str) -> Path:
+        return self.folder / f"{base_id}.lock"
+
+    def _last_use(self, base_id: str) -> float:
+        try:
+            return self._lock_path(base_id).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    @contextlib.contextmanager
+    def _lock(self, base_id: str) -> Iterator[int]:
+        descriptor = os.open(self._lock_path(base_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _used_bytes(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+
+
+def fetch_images(images: Images, disk: str, memory: str, report: Report) -> Callable[[Path], None]:
+    """How to make a base directory of the two images of a base."""
+
+    def fetch(folder: Path) -> None:
+        parts = [folder.with_name(f".{folder.name}.{name}") for name in ("disk", "pages")]
+        try:
+            for part, image in zip(parts, (disk, memory), strict=True):
+                images.download(image, part, report.progress)
+            source = FileSource(str(parts[1]))
+            try:
+                import_base(BaseFile.open(source), folder, report.progress, parts[0]).close()
+            except FormatError as failure:
+                raise errors.ImageUnsuitable(image=memory, reason=str(failure).removesuffix(".")) from failure
+            finally:
+                source.close()
+        finally:
+            for part in parts:
+                part.unlink(missing_ok=True)
+
+    return fetch

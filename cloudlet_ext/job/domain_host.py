@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Early start of a domain: nova-compute starts it, and decides when it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+
+from cloudlet_ext.engine.fetch import Fetcher
+from cloudlet_ext.engine.view import TargetView
+from cloudlet_ext.hypervisor import domain_xml
+from cloudlet_ext.hypervisor.errors import ResumeFailed
+from cloudlet_ext.job.arriving_layer import ArrivingLayer
+from cloudlet_ext.job.channel import Channel
+from cloudlet_ext.job.guest import DomainGuest
+from cloudlet_ext.worker.arrival import Arrival
+from cloudlet_ext.worker.early_start import Feed
+
+_POLL_S = 0.05
+_COPY_TIMEOUT_S = 600.0
+
+
+class DomainHost:
+    """See :class:`cloudlet_ext.worker.early_start.Host`."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        layer: ArrivingLayer,
+        start: Callable[[], DomainGuest],
+        personalise: Callable[[DomainGuest], dict[str, Any]],
+    ) -> None:
+        self._channel, self._layer, self._start, self._personalise = channel, layer, start, personalise
+        self._guest: DomainGuest | None = None
+        self.told: dict[str, Any] = {}
+
+    @property
+    def guest(self) -> DomainGuest:
+        """The domain, once it is there."""
+        assert self._guest is not None
+        return self._guest
+
+    def show(self, view: TargetView, fetcher: Fetcher) -> None:
+        """What the disk holds."""
+        self._layer.show(view, fetcher)
+
+    def ready(self) -> None:
+        """Have nova-compute start the domain."""
+        self._guest = self._start()
+
+    def proceed(self, ask: Callable[[str], Any]) -> None:
+        """nova-compute lets it run, when its ports are plugged."""
+        self._channel.event("running")
+
+    def reply(self, feed: Feed) -> bytes | None:
+        """Nobody is asked; the guest gets what is its own as soon as it runs."""
+        while feed.ask("query-status")["status"] != "running":
+            feed.check()
+            time.sleep(_POLL_S)
+        self.told = self._personalise(self.guest)
+        return None
+
+    def keep_disk(self, run: Arrival) -> None:
+        """Have libvirt copy the layer into the guest's own image; :class:`ResumeFailed`."""
+        handle = self.guest.handle
+        target = domain_xml.disk_target(self.guest.description)
+        try:
+            handle.blockRebase(target, f"{target}[2]", 0, 0)
+            deadline = time.monotonic() + _COPY_TIMEOUT_S
+            while handle.blockJobInfo(target, 0):
+                if time.monotonic() > deadline:
+                    handle.blockJobAbort(target, 0)
+                    raise ResumeFailed(reason=f"its disk was not complete after {_COPY_TIMEOUT_S:.0f} s")
+                time.sleep(_POLL_S)
+        except libvirt.libvirtError as failure:
+            raise ResumeFailed(reason=f"its disk could not be completed: {failure}") from failure

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of jobs: the image service, the cache of bases, the conversation with nova-compute."""
+
+from __future__ import annotations
+
+from cloudlet_ext.exception import CloudletError
+
+
+class JobError(CloudletError):
+    """Anything that a job can meet beside errors of the layers below."""
+
+    msg_fmt = "The job failed: %(reason)s."
+
+
+class BadJob(JobError):
+    """The job makes no sense."""
+
+    msg_fmt = "The job has no usable %(field)s: %(reason)s."
+
+
+class ImageServiceFailed(JobError):
+    """The image service refused, or did not answer."""
+
+    msg_fmt = "The image service failed at image %(image)s: %(reason)s."
+
+
+class ImageUnsuitable(JobError):
+    """An image is not what the operation needs."""
+
+    msg_fmt = "The image %(image)s cannot be used: %(reason)s."
+
+
+class NoAnswer(JobError):
+    """nova-compute went away while the job waited for it."""
+
+    msg_fmt = "nova-compute ended the operation while it waited for %(what)s."
+
+
+class BaseMismatch(JobError):
+    """Base and overlay, or base and image, do not belong together."""
+
+    msg_fmt = "%(what)s is of base %(found)s, expected base %(expected)s."

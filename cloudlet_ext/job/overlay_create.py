@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Job overlay-create: what a server has become, told as the difference to its base, kept as an image."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.overlay_writer import OverlaySummary, write_overlay
+from cloudlet_ext.engine.plan import Changes, OverlayPlan, plan_overlay
+from cloudlet_ext.engine.qcow2 import Qcow2Image, Qcow2Layers
+from cloudlet_ext.hypervisor import migration
+from cloudlet_ext.hypervisor.domain_xml import MAPPED_RAM, DomainMachine
+from cloudlet_ext.hypervisor.errors import HypervisorError
+from cloudlet_ext.hypervisor.machine import RAM_ID
+from cloudlet_ext.job import errors
+from cloudlet_ext.job.base_cache import BaseCache, fetch_images
+from cloudlet_ext.job.channel import Channel
+from cloudlet_ext.job.guest import DomainGuest, running_guest, scratch_folder
+from cloudlet_ext.job.images import Images
+from cloudlet_ext.worker.overlay_creation import check_layout, memory_changes
+from cloudlet_ext.worker.report import Report
+
+_TRIM_TIMEOUT_S = 30
+
+
+def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]:
+    """Capture, compare, compress, upload; what the operation has to tell."""
+    images, cache = Images.of_job(job), BaseCache.of_job(job)
+    fetch = fetch_images(images, job["base_image"], job["base_memory_image"], report)
+    with scratch_folder(job) as scratch, cache.using(job["base_id"], fetch, report) as base:
+        out = scratch / "overlay.cloudlet"
+        with running_guest(job) as guest:
+            machine = guest.machine()
+            DomainMachine.from_dict(base.machine).require_same(machine, "The server's machine is not its base's")
+            if machine.agent:
+                report.stage("trim")
+                _trim(guest)
+            report.stage("capture")
+            plan, state, pause_s = _plan(guest, base, scratch, report)
+        try:
+            report.stage("compress")
+            summary = write_overlay(
+                out, plan, machine.to_dict(), state, level=job.get("level", "auto"), progress=report.progress
+            )
+        finally:
+            plan.close()
+        report.stage("upload")
+        images.update(job["overlay_image"], cloudlet_overlay_id=summary.overlay_id, cloudlet_base_id=base.base_id)
+        images.upload(job["overlay_image"], out, report.progress)
+    return {**_facts(summary), "pause_s": pause_s}
+
+
+def _facts(summary: OverlaySummary) -> dict[str, Any]:
+    return {"overlay_id": summary.overlay_id, "overlay_bytes": summary.file_bytes, "level": summary.level}
+
+
+def _trim(guest: DomainGuest) -> None:
+    try:
+        guest.monitor.agent("guest-fstrim", _TRIM_TIMEOUT_S)
+    except HypervisorError:
+        pass
+
+
+def _plan(guest: DomainGuest, base: Base, scratch: Path, report: Report) -> tuple[OverlayPlan, bytes, float]:
+    with (
+        migration.captured(guest.process, guest.monitor, scratch, report.progress) as capture,
+        Qcow2Image.open(guest.disk_path()) as top,
+    ):
+        memory = capture.memory.renamed({MAPPED_RAM: RAM_ID})
+        check_layout(base.layout, memory)
+        pauses: list[float] = []
+
+        def disk_done() -> None:
+            """The disk was read: the guest may write to it again. Its memory was copied before."""
+            if capture.was_running:
+                guest.monitor.execute("cont")
+            pauses.append(time.monotonic() - capture.paused_at)
+
+        report.stage("compare")
+        numbers, zero = _disk_changes(top, base)
+        plan = plan_overlay(
+            base,
+            Changes(numbers, zero, Qcow2Layers([top])),
+            memory_changes(memory, base.layout),
+            scratch,
+            report.progress,
+            after_disk=disk_done,
+        )
+        return plan, capture.state.encode(), pauses[0]
+
+
+def _disk_changes(top: Qcow2Image, base: Base) -> tuple[Any, Any]:
+    """What the server's own layer tells, within the base's disk: what is beyond it the base cannot hold."""
+    numbers, zero = top.changed()
+    inside = numbers < base.layout.disk_chunks
+    if not (inside | zero).all():
+        raise errors.ImageUnsuitable(
+            image=str(top.path.name),
+            reason=f"the server has written beyond its base's disk of {base.layout.disk_bytes} bytes; "
+            "make a base of the larger disk first",
+        )
+    return numbers[inside], zero[inside]

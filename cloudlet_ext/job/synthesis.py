@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs synthesis and base-resume: a domain that nova-compute is about to start gets a captured state.
+
+The conversation: this process says ``ready`` with what the domain's description must have; nova-compute defines and
+starts the domain, which waits for a state, and says so; this process loads the state and says ``running``. After an
+early start it goes on feeding the guest; ``done`` is told when all is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloudlet_ext.engine import signature
+from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.file_source import FileSource
+from cloudlet_ext.engine.overlay import OverlayFile
+from cloudlet_ext.engine.qcow2 import Qcow2Image
+from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
+from cloudlet_ext.engine.source import Source, open_source
+from cloudlet_ext.hypervisor import domain, domain_xml
+from cloudlet_ext.hypervisor.device_state import DeviceState
+from cloudlet_ext.hypervisor.domain_xml import MAPPED_RAM, DomainMachine
+from cloudlet_ext.hypervisor.machine import RAM_ID
+from cloudlet_ext.hypervisor.resume import PageRun, connect, resume
+from cloudlet_ext.job import errors, personal, sources
+from cloudlet_ext.job.arriving_layer import ArrivingLayer
+from cloudlet_ext.job.base_cache import BaseCache, fetch_images
+from cloudlet_ext.job.channel import Channel
+from cloudlet_ext.job.domain_host import DomainHost
+from cloudlet_ext.job.guest import DomainGuest, connection, scratch_folder
+from cloudlet_ext.job.images import Images
+from cloudlet_ext.worker import early_start, layer, pages, placement
+from cloudlet_ext.worker.arrival import Arrival
+from cloudlet_ext.worker.report import Report
+from cloudlet_ext.worker.starting import EARLY, INCOMING_SOCKET, MAPPED
+from cloudlet_ext.worker.synthesis import prepare
+
+_DOMAIN_TIMEOUT_S = 300.0
+_LOAD_TIMEOUT_S = 60.0
+_NAMES = {RAM_ID: MAPPED_RAM}
+
+
+@dataclass
+class _Place:
+    """Where the guest is to be: the job, the base, folders, libvirt."""
+
+    job: dict[str, Any]
+    channel: Channel
+    report: Report
+    base: Base
+    scratch: Path
+    folder: Path
+    libvirt: Any
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    @property
+    def disk(self) -> Path:
+        """The image that nova-compute has made of the base's disk for this server."""
+        return Path(self.job["disk"])
+
+    @property
+    def machine(self) -> DomainMachine:
+        """The captured guest's machine."""
+        return DomainMachine.from_dict(self.base.machine)
+
+    def await_domain(self, kind: str, view: domain_xml.DiskView | None) -> DomainGuest:
+        """Tell nova-compute what the domain must be, and wait for it to wait for a state."""
+        mapped = self.base.memory_path if kind == MAPPED else None
+        xml = domain_xml.likeness(self.job["xml"], self.machine, mapped, view)
+        self.channel.event("ready", xml=xml, placement=kind)
+        self.channel.wait_control("started", _DOMAIN_TIMEOUT_S)
+        handle = domain.find(self.libvirt, self.job["server"])
+        guest = DomainGuest(handle, domain.DomainMonitor(handle), domain.DomainProcess(handle, self.folder))
+        self.stack.callback(guest.monitor.close)
+        found = domain_xml.describe(guest.description)
+        self.machine.require_same(found, "This host builds another machine than the base's")
+        return guest
+
+
+def run_synthesis(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]:
+    """Base and overlay become the domain's state."""
+    images = Images.of_job(job)
+    report.stage("manifest")
+    with contextlib.ExitStack() as stack:
+        source = _open(job, images)
+        stack.callback(source.close)
+        overlay = OverlayFile.open(source)
+        _check(job, overlay)
+        place = stack.enter_context(_place(job, channel, report, images))
+        machine = DomainMachine.from_dict(overlay.machine)
+        place.machine.require_same(machine, "The overlay does not fit its base")
+        chosen = placement.choose(
+            job.get("placement", "auto"),
+            False,
+            overlay.chunk_segments,
+            local=isinstance(source, FileSource),
+            rate_bytes_per_s=source.rate_bytes_per_s,
+        )
+        report.note(f"placement: {chosen.kind} ({chosen.reason})")
+        bring_up = _early if chosen.kind == EARLY else _mapped
+        facts = bring_up(place, overlay, source, machine)
+        return {**facts, "placement": chosen.kind, "reason": chosen.reason, "overlay_bytes": overlay.file_bytes}
+
+
+def run_resume(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]:
+    """The base's own state becomes the domain's."""
+    with _place(job, channel, report, Images.of_job(job)) as place:
+        report.stage("start")
+        guest = place.await_domain(MAPPED, None)
+        report.stage("load")
+        state = DeviceState.decode(place.base.load_device())
+        _load(place, guest, state, pages.renamed(pages.rom_pages(place.base), _NAMES))
+        channel.event("running")
+        told = _personalise(place, guest, place.machine)
+        return {"placement": MAPPED, "reason": "the base as it is", **told}
+
+
+@contextlib.contextmanager
+def _place(job: dict[str, Any], channel: Channel, report: Report, images: Images) -> Any:
+    fetch = fetch_images(images, job["base_image"], job["base_memory_image"], report)
+    with (
+        scratch_folder(job) as scratch,
+        BaseCache.of_job(job).using(job["base_id"], fetch, report) as base,
+        connection(job) as connected,
+        domain.shared_folder(connected, Path(job["sockets"])) as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        yield _Place(job, channel, report, base, scratch, folder, connected, stack)
+
+
+def _open(job: dict[str, Any], images: Images) -> Source:
+    url = str(job["overlay"])
+    if url.startswith("glance:"):
+        image = url.removeprefix("glance:").strip("/")
+        return open_source(images.url(image), images.policy())
+    return open_source(url, sources.policy(job))
+
+
+def _check(job: dict[str, Any], overlay: OverlayFile) -> None:
+    if overlay.base_id != job["base_id"]:
+        raise errors.BaseMismatch(
+            what="The overlay", found=(overlay.base_id or "none")[:12], expected=job["base_id"][:12]
+        )
+    if job.get("keyring"):
+        signature.verify_signature(overlay.container, Path(job["keyring"]))
+
+
+def _arrival(place: _Place, overlay: OverlayFile) -> Arrival:
+    """What arrives; the guest is known later, when nova-compute has started its domain."""
+    # Nothing asks for the guest before it is there.
+    run = prepare(place.scratch, place.report, overlay, place.base, _NoGuest(), lambda state: state)
+    place.stack.callback(run.store.close)
+    return run
+
+
+class _NoGuest:
+    """Stands for the guest until its domain is there."""
+
+    @property
+    def monitor(self) -> Any:
+        """None."""
+        raise AssertionError("there is no domain yet")
+
+    @property
+    def process(self) -> Any:
+        """None."""
+        raise AssertionError("there is no domain yet")
+
+
+def _mapped(place: _Place, overlay: OverlayFile, source: Source, machine: DomainMachine) -> dict[str, Any]:
+    run = _arrival(place, overlay)
+    place.report.stage("fetch")
+    with run.fetcher(source) as fetcher:
+        run.wait_all(fetcher)
+    place.report.stage("start")
+    _write_disk(place, lambda writer: layer.write_changes(run.view, place.base, writer))
+    guest = run.guest = place.await_domain(MAPPED, None)
+    place.report.stage("load")
+    _load(place, guest, run.state, pages.renamed(pages.differing_pages(run.view, place.base.layout), _NAMES))
+    place.channel.event("running")
+    return {"running_s": place.report.elapsed_s, **_personalise(place, guest, machine)}
+
+
+def _early(place: _Place, overlay: OverlayFile, source: Source, machine: DomainMachine) -> dict[str, Any]:
+    run = _arrival(place, overlay)
+    shown = ArrivingLayer(place.folder, place.scratch, run.view.table, place.base.layout)
+    place.stack.callback(shown.close)
+
+    def start() -> DomainGuest:
+        with Qcow2Image.open(place.disk) as image:
+            below = (image.backing_path or "", image.backing_format or "raw")
+        guest = place.await_domain(EARLY, shown.view(*below))
+        run.guest = guest
+        guest.monitor.execute("migrate-set-capabilities", capabilities=early_start.POSTCOPY)
+        return guest
+
+    host = DomainHost(place.channel, shown, start, lambda guest: _personalise(place, guest, machine))
+    answered = early_start.bring_up(run, source, host, None)
+    return {
+        "running_s": run.running_s,
+        "resident_s": answered.resident_s,
+        "pages_requested": run.pages_requested,
+        "stalls": run.stalls,
+        **host.told,
+    }
+
+
+def _write_disk(place: _Place, write: Callable[[Qcow2Writer], None]) -> None:
+    """Put what differs from the base's disk into the server's own image, which nobody has open yet."""
+    with Qcow2Image.open(place.disk) as image:
+        backing, backing_format, size = image.backing_path, image.backing_format, image.virtual_bytes
+    made = place.disk.with_name(f"{place.disk.name}.cloudlet")
+    made.unlink(missing_ok=True)
+    owner = place.disk.stat()
+    try:
+        with Qcow2Writer.create(made, size, backing, backing_format or "raw", fill=place.base) as writer:
+            write(writer)
+        made.chmod(owner.st_mode & 0o777)
+        with contextlib.suppress(PermissionError):
+            os.chown(made, owner.st_uid, owner.st_gid)
+        made.rename(place.disk)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def _load(place: _Place, guest: DomainGuest, state: DeviceState, changes: Any) -> None:
+    process = guest.process
+    guest.monitor.execute("migrate-incoming", uri=process.address(INCOMING_SOCKET))
+    with connect(process.directory / INCOMING_SOCKET) as stream:
+        resume(stream, pages.ram_blocks(place.base.layout, _NAMES), state, changes)
+    guest.monitor.wait_status({"running", "paused"}, _LOAD_TIMEOUT_S)
+
+
+def _personalise(place: _Place, guest: DomainGuest, machine: DomainMachine) -> dict[str, Any]:
+    place.report.stage("personalise")
+    result = personal.personalise(guest, machine, place.job["macs"])
+    place.report.note(result.reason or "clock and addresses were set")
+    return {"personal": {"clock": result.clock, "address": result.address, "reason": result.reason}}
+
+
+__all__ = ["PageRun", "run_resume", "run_synthesis"]

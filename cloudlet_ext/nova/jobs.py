@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs for workers: what this host, its configuration and the user's request have to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nova import conf as nova_conf
+from nova import service_auth
+from nova.image import glance
+from nova.virt.libvirt import utils as libvirt_utils
+from oslo_log import log as logging
+
+from cloudlet_ext.nova.operations import Operation
+
+CONF = nova_conf.CONF
+LOG = logging.getLogger(__name__)
+
+_DAY_S = 86400.0
+_SOCKETS = Path("/run/cloudlet")
+
+
+def folder(name: str) -> Path:
+    """A folder of this host's state."""
+    return Path(CONF.cloudlet.state_path) / name
+
+
+def last_word(operation_id: str) -> Path:
+    """Where the worker of an operation leaves its last word."""
+    return folder("operations") / f"{operation_id}.last"
+
+
+def common(context: Any, operation: Operation, in_use: Iterable[str]) -> dict[str, Any]:
+    """What every job has. ``in_use``: bases that servers of this host run on.
+
+    It holds the user's token and is given to the worker on its standard input only.
+    """
+    return {
+        "type": operation.type,
+        "operation": operation.id,
+        "last_word": str(last_word(operation.id)),
+        "images": {
+            "endpoint": glance.generate_glance_url(context),
+            "token": context.auth_token,
+            "service_token": _service_token(),
+            "ca_file": CONF.glance.cafile,
+        },
+        "cache": {
+            "folder": str(folder("bases")),
+            "limit_bytes": CONF.cloudlet.base_cache_mb << 20,
+            "keep_s": CONF.cloudlet.base_cache_days * _DAY_S,
+            "in_use": sorted(in_use),
+        },
+        "scratch": str(folder("scratch")),
+        "sockets": str(_SOCKETS),
+        "libvirt_uri": CONF.libvirt.connection_uri or "qemu:///system",
+        "overlay_sources": CONF.cloudlet.overlay_sources,
+        "allowed_networks": [str(network) for network in CONF.cloudlet.allowed_networks],
+        "keyring": CONF.cloudlet.keyring if CONF.cloudlet.require_signed_overlays else None,
+        "placement": CONF.cloudlet.placement,
+    }
+
+
+def _service_token() -> str | None:
+    """The token that lets a user's token that expires meanwhile be accepted; None where Nova is set up without."""
+    if not CONF.service_user.send_service_user_token:
+        return None
+    session = service_auth.get_service_auth_session("service_user")
+    token: str | None = service_auth.get_service_auth_plugin("service_user").get_token(session)
+    return token
+
+
+def disk_path(instance: Any) -> str:
+    """The image file of a server's own disk."""
+    return str(Path(libvirt_utils.get_instance_path(instance)) / "disk")

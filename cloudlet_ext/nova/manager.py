@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Manager: the end of our RPC interface in nova-compute."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import oslo_messaging
+from nova import context as nova_context
+from nova import exception, objects, rpc
+from nova.objects import base as objects_base
+from oslo_log import log as logging
+
+from cloudlet_ext.nova import held_bases, jobs, rpcapi, server_record, synthesiser, task_states, workers
+from cloudlet_ext.nova.captures import Captures
+from cloudlet_ext.nova.operations import FAILED, SUCCEEDED, Operation
+from cloudlet_ext.nova.runner import Runner
+from cloudlet_ext.nova.synthesiser import Synthesiser
+
+LOG = logging.getLogger(__name__)
+
+VERSION = "1.0"
+_RESTARTED = "nova-compute was restarted while the operation was running; the server is as it was before."
+
+
+class CloudletManager:
+    """What this host does for bases, overlays and synthesis."""
+
+    target = oslo_messaging.Target(version=VERSION)
+
+    def __init__(self, driver: Any, host: str) -> None:
+        task_states.register()
+        self._host = host
+        self._runner = Runner(host)
+        self._captures = Captures(self._runner, self._bases_in_use)
+        self.synthesiser = Synthesiser(self._runner, self._bases_in_use, driver)
+        self._server: Any = None
+
+    def start(self) -> None:
+        """See what became of the operations of an earlier nova-compute, then serve requests."""
+        for operation in self._runner.store.find():
+            if not operation.has_ended:
+                self._recover(operation)
+        target = oslo_messaging.Target(topic=rpcapi.TOPIC, server=self._host)
+        self._server = rpc.get_server(target, [self], serializer=objects_base.NovaObjectSerializer())
+        self._server.start()
+        LOG.info("Serving operations of bases and overlays, %d at once", self._runner.slots.limit)
+
+    def stop(self) -> None:
+        """Serve no more requests; workers go on."""
+        if self._server is not None:
+            self._server.stop()
+            self._server.wait()
+
+    # RPC
+
+    def create_base(self, ctxt: Any, instance: Any, operation_id: str, name: str, images: dict[str, str]) -> None:
+        """See :meth:`rpcapi.CloudletAPI.create_base`."""
+        self._captures.create_base(ctxt, instance, operation_id, images)
+
+    def create_overlay(
+        self,
+        ctxt: Any,
+        instance: Any,
+        operation_id: str,
+        name: str,
+        image_id: str,
+        on_finish: str,
+        record: str | None,
+    ) -> None:
+        """See :meth:`rpcapi.CloudletAPI.create_overlay`."""
+        self._captures.create_overlay(ctxt, instance, operation_id, image_id, on_finish, record)
+
+    def precache_base(self, ctxt: Any, operation_id: str, base_image_id: str) -> None:
+        """See :meth:`rpcapi.CloudletAPI.precache_base`."""
+        self._captures.precache_base(ctxt, operation_id, base_image_id)
+
+    def list_operations(
+        self, ctxt: Any, server_id: str | None = None, project_id: str | None = None
+    ) -> list[dict[str, Any]]:
+        """See :meth:`rpcapi.CloudletAPI.list_operations`."""
+        return [operation.shown() for operation in self._runner.store.find(server_id, project_id)]
+
+    def get_operation(self, ctxt: Any, operation_id: str) -> dict[str, Any] | None:
+        """See :meth:`rpcapi.CloudletAPI.get_operation`."""
+        operation = self._runner.store.get(operation_id)
+        return None if operation is None else operation.shown()
+
+    def cancel_operation(self, ctxt: Any, operation_id: str) -> dict[str, Any] | None:
+        """See :meth:`rpcapi.CloudletAPI.cancel_operation`."""
+        operation = self._runner.cancel(operation_id)
+        return None if operation is None else operation.shown()
+
+    def describe(self, ctxt: Any) -> dict[str, Any]:
+        """See :meth:`rpcapi.CloudletAPI.describe`."""
+        slots = self._runner.slots
+        return {
+            "version": VERSION,
+            "bases": self._cached(),
+            "workers": {"running": slots.running, "queued": slots.queued, "limit": slots.limit},
+        }
+
+    # What the scheduler is told
+
+    def stats(self) -> dict[str, str]:
+        """For the resource tracker: which bases this host holds, and by which images it knows them."""
+        images: dict[str, set[str]] = {}
+        with contextlib.suppress(Exception):
+            for instance in self._instances():
+                base_id = instance.system_metadata.get("image_cloudlet_base_id")
+                if base_id:
+                    images.setdefault(base_id, set()).add(instance.image_ref)
+        for operation in self._runner.store.find():
+            base_id = (operation.result or {}).get("base_id")
+            if base_id and operation.images.get("base-disk"):
+                images.setdefault(base_id, set()).add(operation.images["base-disk"])
+        pairs = [(base_id, image) for base_id in self._cached() for image in sorted(images.get(base_id, {""}))]
+        return held_bases.to_stats(pairs)
+
+    def _cached(self) -> list[str]:
+        """Bases in this host's cache, the most recently used first."""
+        folder = jobs.folder("bases")
+        locks = {path.stem: path.stat().st_mtime for path in folder.glob("*.lock")} if folder.is_dir() else {}
+        there = [base_id for base_id in locks if (folder / base_id / "manifest.json").exists()]
+        return sorted(there, key=lambda base_id: -locks[base_id])
+
+    def _instances(self) -> Any:
+        context = nova_context.get_admin_context()
+        return objects.InstanceList.get_by_host(context, self._host, expected_attrs=["system_metadata"])
+
+    def _bases_in_use(self) -> set[str]:
+        """Bases that servers of this host run on: their pages are mapped."""
+        return {base_id for base_id in map(synthesiser.base_of, self._instances()) if base_id}
+
+    # After a restart
+
+    def _recover(self, operation: Operation) -> None:
+        if operation.type in ("synthesis", "base-resume") and operation.worker is not None:
+            # The worker may be feeding a guest that runs: it goes on.
+            self._runner.in_background(lambda: self._adopt(operation), f"cloudlet-{operation.id[:8]}")
+            return
+        if operation.worker is not None:
+            workers.end_orphan(operation.worker)
+        self._runner.store.end(operation, FAILED, _RESTARTED)
+        if operation.server_id is not None:
+            server_record.release(operation.server_id, task_states.ALL)
+
+    def _adopt(self, operation: Operation) -> None:
+        """Thread: see a synthesis to its end that an earlier nova-compute has begun."""
+        assert operation.worker is not None
+        instance = self._server_of(operation)
+        if instance is None or synthesiser.base_of(instance) is None:
+            # Its guest never ran; Nova itself puts a server that was being built into ERROR.
+            workers.end_orphan(operation.worker)
+            self._runner.store.end(operation, FAILED, _RESTARTED)
+            return
+        workers.wait_for_orphan(operation.worker)
+        said = workers.last_word(jobs.last_word(operation.id)) or {}
+        jobs.last_word(operation.id).unlink(missing_ok=True)
+        if said.get("event") == "done":
+            self._runner.store.end(operation, SUCCEEDED, None, said.get("result"))
+            return
+        error = f"The server's overlay did not arrive whole: {said.get('error', 'the worker ended early')}"
+        self._runner.store.end(operation, FAILED, error)
+        self.synthesiser.give_up(instance, error)
+
+    def _server_of(self, operation: Operation) -> Any:
+        try:
+            return objects.Instance.get_by_uuid(
+                nova_context.get_admin_context(), operation.server_id, expected_attrs=["system_metadata"]
+            )
+        except exception.InstanceNotFound:
+            return None

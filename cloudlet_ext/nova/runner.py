@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runner: carries out operations of this host, each in a worker, as many at once as are allowed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from nova import conf as nova_conf
+from oslo_log import log as logging
+
+from cloudlet_ext.nova import jobs
+from cloudlet_ext.nova.operations import CANCELLED, FAILED, RUNNING, SUCCEEDED, Operation, OperationStore
+from cloudlet_ext.nova.server_record import ServerRecord
+from cloudlet_ext.nova.workers import Event, Slots, Worker, WorkerFailed
+
+CONF = nova_conf.CONF
+LOG = logging.getLogger(__name__)
+
+_HOUR_S = 3600.0
+
+MakeJob = Callable[[], dict[str, Any]]
+
+
+class Task:
+    """One operation at work."""
+
+    def __init__(self, runner: Runner, operation: Operation, record: ServerRecord | None) -> None:
+        self._runner, self.operation, self._record = runner, operation, record
+        self.cancelled = threading.Event()
+        self.worker: Worker | None = None
+
+    def begin(self, make_job: MakeJob) -> Worker:
+        """Wait for a place and start the worker; :class:`WorkerFailed`."""
+        if not self._runner.slots.take(self.cancelled):
+            raise WorkerFailed("The operation was cancelled.")
+        try:
+            self.worker = Worker(CONF.cloudlet.worker_command, make_job(), self._heard)
+        except BaseException:
+            self._runner.slots.give_back()
+            raise
+        with self._runner.store.changing(self.operation):
+            self.operation.state = RUNNING
+            self.operation.worker = self.worker.identity
+        if self.cancelled.is_set():
+            self.worker.end()
+        return self.worker
+
+    def finish(self, timeout_s: float) -> dict[str, Any]:
+        """Wait until the worker is done; its result. :class:`WorkerFailed`; the worker has ended then."""
+        assert self.worker is not None
+        try:
+            result: dict[str, Any] = self.worker.wait({"done"}, timeout_s)["result"]
+        finally:
+            self.worker.end()
+            self._runner.slots.give_back()
+            jobs.last_word(self.operation.id).unlink(missing_ok=True)
+        return result
+
+    def abandon(self) -> None:
+        """Have the worker undo what it has begun."""
+        assert self.worker is not None
+        self.worker.end()
+        self._runner.slots.give_back()
+        jobs.last_word(self.operation.id).unlink(missing_ok=True)
+
+    def ended(self, error: str | None, result: Any = None) -> None:
+        """Tell everybody how it ended."""
+        state = SUCCEEDED if error is None else CANCELLED if self.cancelled.is_set() else FAILED
+        self._runner.store.end(self.operation, state, error, result)
+        if self._record is not None:
+            self._record.end(error)
+        self._runner.forget(self)
+
+    def _heard(self, event: Event) -> None:
+        store, operation = self._runner.store, self.operation
+        name = event["event"]
+        if name == "stage":
+            store.stage(operation, str(event["name"]))
+            if self._record is not None:
+                self._record.stage(str(event["name"]))
+        elif name == "progress":
+            store.progress(operation, int(event["done"]), int(event["total"]))
+        elif name == "note":
+            LOG.info("Operation %s: %s", operation.id, event.get("text"))
+
+
+class Runner:
+    """The operations of this host."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.slots = Slots(CONF.cloudlet.max_workers)
+        self.store = OperationStore(jobs.folder("operations"), CONF.cloudlet.operation_keep_hours * _HOUR_S)
+        self._tasks: dict[str, Task] = {}
+
+    def task(
+        self,
+        context: Any,
+        kind: str,
+        operation_id: str,
+        *,
+        instance: Any = None,
+        images: dict[str, str] | None = None,
+    ) -> Task:
+        """A new operation, queued."""
+        operation = Operation(
+            id=operation_id,
+            type=kind,
+            project_id=instance.project_id if instance is not None else context.project_id,
+            user_id=context.user_id,
+            host=self.host,
+            server_id=instance.uuid if instance is not None else None,
+            images=dict(images or {}),
+        )
+        record = ServerRecord(context, instance, self.host) if instance is not None else None
+        task = Task(self, operation, record)
+        self._tasks[operation.id] = task
+        self.store.add(operation)
+        return task
+
+    def forget(self, task: Task) -> None:
+        """It has ended."""
+        self._tasks.pop(task.operation.id, None)
+
+    def cancel(self, operation_id: str) -> Operation | None:
+        """Cancel an operation that has not ended; what it is now."""
+        task = self._tasks.get(operation_id)
+        if task is not None:
+            task.cancelled.set()
+            if task.worker is not None:
+                threading.Thread(target=task.worker.end, name="cloudlet-cancel", daemon=True).start()
+        return self.store.get(operation_id)
+
+    def in_background(self, what: Callable[[], None], name: str) -> None:
+        """Do something in a thread of its own; what it raises is logged."""
+
+        def guarded() -> None:
+            try:
+                what()
+            except Exception:
+                LOG.exception("%s", name)
+
+        threading.Thread(target=guarded, name=name, daemon=True).start()

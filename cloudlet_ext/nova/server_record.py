@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users see of an operation on their server: events, task state, notifications, the fault of a server in ERROR."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from nova import context as nova_context
+from nova import exception, objects, rpc
+from nova.compute import utils as compute_utils
+from nova.compute import vm_states
+from oslo_log import log as logging
+
+LOG = logging.getLogger(__name__)
+
+_EVENT_PREFIX = "cloudlet_"
+
+
+class ServerRecord:
+    """The record of one operation on one server. Nothing here may end the operation: failures are logged."""
+
+    def __init__(self, context: Any, instance: Any, host: str) -> None:
+        self._context, self._instance, self._host = context, instance, host
+        self._open: str | None = None
+
+    def stage(self, name: str) -> None:
+        """A stage begins, the one before has ended well."""
+        self._finish()
+        event = f"{_EVENT_PREFIX}{name}"
+        try:
+            objects.InstanceActionEvent.event_start(
+                self._context, self._instance.uuid, event, want_result=False, host=self._host
+            )
+            self._open = event
+        except Exception:
+            LOG.exception("The start of %s is not in the server's events", event, instance=self._instance)
+
+    def end(self, error: str | None = None) -> None:
+        """The operation has ended, in the stage that is open."""
+        if error is not None and self._open is None:
+            self.stage("operation")
+        self._finish(error)
+        try:
+            objects.InstanceAction.action_finish(self._context, self._instance.uuid, want_result=False)
+        except exception.InstanceActionNotFound:
+            # The operation belongs to an action of Nova's own, which it ends itself.
+            pass
+        except Exception:
+            LOG.exception("The end of the action is not in the server's events", instance=self._instance)
+
+    def _finish(self, error: str | None = None) -> None:
+        if self._open is None:
+            return
+        event, self._open = self._open, None
+        try:
+            if error is None:
+                objects.InstanceActionEvent.event_finish(self._context, self._instance.uuid, event, want_result=False)
+                return
+            try:
+                raise exception.NovaException(error)
+            except exception.NovaException as failure:
+                objects.InstanceActionEvent.event_finish_with_failure(
+                    self._context,
+                    self._instance.uuid,
+                    event,
+                    exc_val=failure,
+                    exc_tb=sys.exc_info()[2],
+                    want_result=False,
+                )
+        except Exception:
+            LOG.exception("The end of %s is not in the server's events", event, instance=self._instance)
+
+    def notify(self, what: str, **facts: Any) -> None:
+        """Send a notification, ``compute.instance.WHAT``."""
+        try:
+            notifier = rpc.get_notifier("compute", self._host)
+            compute_utils.notify_about_instance_usage(
+                notifier, self._context, self._instance, what, extra_usage_info=facts or None
+            )
+        except Exception:
+            LOG.exception("Notification %s was not sent", what, instance=self._instance)
+
+
+def release(instance_uuid: str, task_states: tuple[str, ...]) -> None:
+    """Take back the task state of an operation that has ended, whatever became of it."""
+    context = nova_context.get_admin_context()
+    try:
+        instance = objects.Instance.get_by_uuid(context, instance_uuid)
+        if instance.task_state in task_states:
+            instance.task_state = None
+            instance.save(expected_task_state=list(task_states))
+    except exception.InstanceNotFound:
+        pass
+    except exception.UnexpectedTaskStateError as failure:
+        LOG.info("The task state was changed meanwhile: %s", failure)
+
+
+def set_error(instance_uuid: str, reason: str) -> None:
+    """Put a server into ERROR, with the reason as its fault."""
+    context = nova_context.get_admin_context()
+    try:
+        instance = objects.Instance.get_by_uuid(context, instance_uuid)
+        try:
+            raise exception.NovaException(reason)
+        except exception.NovaException as failure:
+            compute_utils.add_instance_fault_from_exc(context, instance, failure, sys.exc_info(), reason)
+        instance.vm_state = vm_states.ERROR
+        instance.save()
+    except exception.InstanceNotFound:
+        pass
