@@ -2,7 +2,7 @@
 """The driver link: one file in the installed Nova by which ``compute_driver = cloudlet.CloudletDriver`` is found.
 
 Nova imports ``nova.virt.`` + ``compute_driver`` and offers no entry point for drivers. A ``nova`` folder in our own
-package would hide the whole of a Nova that is installed from its source tree, so this file is written where it has to be.
+package would hide the whole of a Nova that is installed from its source tree. So one file is written beside Nova's own.
 """
 
 from __future__ import annotations
@@ -231,4 +231,3 @@ def _import_driver(first: list[str]) -> tuple[str | None, str | None]:
         return None, f"the driver cannot be imported: {lines[-1]}"
     # Libraries may write lines of their own before.
     return json.loads(ended.stdout.splitlines()[-1])["driver"], None
-

@@ -44,7 +44,7 @@ print(json.dumps([connection.getLibVersion(), connection.getVersion()]))
 _LINK = 'Write the link with "cloudlet-manage driver link".'
 
 
-class Checks(upgradecheck.UpgradeCommands):
+class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgradecheck has no types
     """The checks of one host. ``nova_path`` as :func:`driver_link.nova_folder` takes it."""
 
     def __init__(self, conf: cfg.ConfigOpts, nova_path: Path | None = None, proc: Path = Path("/proc")) -> None:
@@ -129,8 +129,12 @@ class Checks(upgradecheck.UpgradeCommands):
             return Result(Code.FAILURE, f"{nearest} is not writable for {me}; [cloudlet] state_path is {path}.")
         nova = Path(self._conf.state_path)
         if os.geteuid() == 0 and nova.is_dir() and nearest.stat().st_uid != nova.stat().st_uid:
-            owners = f"{nearest} belongs to {user_name(nearest.stat().st_uid)}, {nova} to {user_name(nova.stat().st_uid)}"
-            return Result(Code.WARNING, f"{owners}. nova-compute must be able to write in [cloudlet] state_path, {path}.")
+            owners = (
+                f"{nearest} belongs to {user_name(nearest.stat().st_uid)}, {nova} to {user_name(nova.stat().st_uid)}"
+            )
+            return Result(
+                Code.WARNING, f"{owners}. nova-compute must be able to write in [cloudlet] state_path, {path}."
+            )
         return Result(Code.SUCCESS, str(path))
 
     _upgrade_checks: ClassVar[tuple[tuple[str, Callable[[Checks], Result]], ...]] = (

@@ -22,8 +22,8 @@ BASES = "cloudlet_bases"
 BASE_IMAGES = "cloudlet_base_images"
 
 MOST_BYTES = 16 * 1024
-"""Of both values together. The column is TEXT, 65,535 bytes in MySQL for all stats of a host, and the scheduler reads it
-for every host at every request; a value too long would end the host's reports. 96 bases of one image each fit in."""
+"""Of both values together. The column is TEXT, 65,535 bytes in MySQL for all stats of a host, and the scheduler reads
+it for every host at every request; with more the host could report nothing at all. 98 bases of one image each fit."""
 
 
 def to_stats(held: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -59,7 +59,9 @@ def test_sourcing_touches_nothing(devstack: DevStack) -> None:
 
 def test_the_plugin_only_dispatches() -> None:
     lines = (ROOT / "devstack/plugin.sh").read_text().splitlines()
-    allowed = r"#.*|source .*|if is_service_enabled cloudlet; then|fi|case .* in|esac|\".*\*?\)|;;|" + "|".join(FUNCTIONS)
+    allowed = r"#.*|source .*|if is_service_enabled cloudlet; then|fi|case .* in|esac|\".*\*?\)|;;|" + "|".join(
+        FUNCTIONS
+    )
     assert [line for line in lines if line.strip() and not re.fullmatch(allowed, line.strip())] == []
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The installation into Nova itself: a copy of the installed package, its own paste file, its own way to load a driver."""
+"""The installation into Nova itself: a copy of the installed package, its paste file, its way to load a driver."""
 
 from __future__ import annotations
 

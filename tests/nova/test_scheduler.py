@@ -104,7 +104,9 @@ def test_the_base_decides_against_emptier_hosts() -> None:
     hosts = [host("holder", (BASE, IMAGE)), host("emptier")]
     for state, free in zip(hosts, (1, 1000), strict=True):
         state.free_ram_mb, state.free_disk_mb, state.vcpus_total = free, free, free
-    weighers = [weigher() for weigher in all_weighers() if weigher.__name__ in ("RAMWeigher", "CPUWeigher", "DiskWeigher")]
+    weighers = [
+        weigher() for weigher in all_weighers() if weigher.__name__ in ("RAMWeigher", "CPUWeigher", "DiskWeigher")
+    ]
     assert len(weighers) == 3
     handler = weights.HostWeightHandler()
     assert handler.get_weighed_objects(weighers, hosts, request(IMAGE))[0].obj.host == "emptier"

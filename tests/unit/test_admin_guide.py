@@ -30,7 +30,9 @@ def scheduler_options() -> set[str]:
     return {
         call.args[0].value
         for call in calls
-        if isinstance(call.func, ast.Attribute) and call.func.attr.endswith("Opt") and isinstance(call.args[0], ast.Constant)
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr.endswith("Opt")
+        and isinstance(call.args[0], ast.Constant)
     }
 
 

@@ -44,12 +44,23 @@ def open_folder() -> Iterator[Path]:
         folder.chmod(0o755)
 
 
-def as_another_user(*words: object, command: str = "manage") -> subprocess.CompletedProcess[str]:
-    """Run cloudlet-manage, or another command, as somebody without rights where the tests have all."""
-    code = (
-        f"import os, sys; from cloudlet_ext.cmd.{command} import main; "
-        "os.setuid(int(sys.argv.pop(1))); sys.exit(main(sys.argv[1:]))"
-    )
+def as_another_user(
+    *words: object, command: str = "manage", rehearsed: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run cloudlet-manage, or another command, as somebody without rights where the tests have all.
+
+    That user may not be able to read this Python: ``rehearsed`` runs a command that changes nothing once before, so
+    that all that it imports is there.
+    """
+    code = f"""\
+import contextlib, io, os, sys
+from cloudlet_ext.cmd.{command} import main
+if {rehearsed}:
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(sys.argv[2:])
+os.setuid(int(sys.argv[1]))
+sys.exit(main(sys.argv[2:]))
+"""
     uid = 65534 if os.geteuid() == 0 else os.geteuid()
     whole = [sys.executable, "-c", code, str(uid), *map(str, words)]
     return subprocess.run(whole, capture_output=True, text=True, check=False)

@@ -137,7 +137,7 @@ def test_nova_is_found_where_python_finds_it(manage: Manage, nova: Path, monkeyp
 
 
 def test_an_editable_nova(nova: Path, tmp_path: Path) -> None:
-    """Installed from its tree: a finder of its own, which the installation puts into site-packages, knows the folder."""
+    """Installed from its tree: a finder of its own, put into site-packages, knows the folder."""
     site = tmp_path / "site-packages"
     site.mkdir()
     finder = f"""\

@@ -204,7 +204,9 @@ def test_versions(compute: Host, libvirt: int, qemu: int, code: int) -> None:
 
 
 def test_libvirt_does_not_answer(compute: Host) -> None:
-    compute.configure("compute_driver = cloudlet.CloudletDriver", "[libvirt]\nconnection_uri = qemu+tcp://nowhere/system")
+    compute.configure(
+        "compute_driver = cloudlet.CloudletDriver", "[libvirt]\nconnection_uri = qemu+tcp://nowhere/system"
+    )
     for version, code in (("10.0.2", Code.WARNING), ("7.2.9", Code.FAILURE)):
         compute.install_qemu(version)
         found = compute.check()["QEMU and libvirt"]
@@ -238,7 +240,7 @@ def test_the_state_path_is_not_writable() -> None:
             f"[wsgi]\napi_paste_config = {folder}/none\n[cloudlet]\nstate_path = {folder}/cloudlet/bases\n"
         )
         folder.chmod(0o555)
-        ended = as_another_user("--config-file", conf, "upgrade", "check", command="status")
+        ended = as_another_user("--config-file", conf, "upgrade", "check", command="status", rehearsed=True)
     assert ended.returncode == 2, ended.stderr
     assert "is not writable for" in " ".join(ended.stdout.replace("|", " ").split())
 
