@@ -139,13 +139,16 @@ def synthesize(
             answer = early_start.bring_up(run, source, host, recorder)
         else:
             answer = _bring_up_mapped(run, guest, source, waiting, recorder)
-        if recorder is None:
-            report.stage("personalise")
-            personal = clone.personalise(guest)
-        else:
-            personal = clone.CloneResult(False, False, "it was only recorded")
+        personal = _personalise(guest, report, recorder)
         guest.update(state="running")
         return _result(run, guest, chosen, signer, answer, personal)
+
+
+def _personalise(guest: server.Server, report: Report, recorder: Recorder | None) -> clone.CloneResult:
+    if recorder is not None:
+        return clone.CloneResult(False, False, "it was only recorded")
+    report.stage("personalise")
+    return clone.personalise(guest)
 
 
 def _place(request: SynthesisRequest, overlay: OverlayFile, source: Source) -> placement.Placement:
