@@ -73,9 +73,7 @@ class Start(ShowOne):
 
 def _shown(started: Started) -> tuple[Any, Any]:
     server = started.server
-    addresses = {
-        network: [address["addr"] for address in ports] for network, ports in (server.addresses or {}).items()
-    }
+    addresses = {network: [address["addr"] for address in ports] for network, ports in (server.addresses or {}).items()}
     names = ("id", "name", "status", "addresses", "operation")
     told = "; ".join(f"{network}={', '.join(found)}" for network, found in addresses.items())
     return names, (server.id, server.name, server.status, told, server.id)

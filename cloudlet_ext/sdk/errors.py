@@ -141,9 +141,7 @@ class ArchiveError(ClientError):
 class NotArchive(ArchiveError):
     """The file is no base archive."""
 
-    msg_fmt = (
-        "%(path)s is no base archive: %(reason)s. Give a file that 'openstack cloudlet base save' has written."
-    )
+    msg_fmt = "%(path)s is no base archive: %(reason)s. Give a file that 'openstack cloudlet base save' has written."
 
 
 class ArchiveTruncated(ArchiveError):

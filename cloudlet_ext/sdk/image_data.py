@@ -65,7 +65,7 @@ def fetch(images: ImageProxy, image: dict[str, Any], progress: Progress) -> Iter
     """The data of an image (as show() gives it) in pieces; ImageDamaged after the last one if they are not its."""
     image_id, size = image["id"], image["size"]
     algorithm, wanted = image.get("os_hash_algo"), image.get("os_hash_value")
-    hasher = hashlib.new(algorithm) if algorithm in hashlib.algorithms_available and wanted else None
+    hasher = hashlib.new(algorithm) if wanted and algorithm and algorithm in hashlib.algorithms_available else None
     response = images.get(f"/images/{image_id}/file", stream=True)
     done = 0
     with closing(response):

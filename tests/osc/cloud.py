@@ -85,10 +85,10 @@ class Cloud(StockCloud):
         server_id: str | None,
         images: dict[str, str],
         end: Callable[[bool], None],
-        id: str | None = None,
+        known_id: str | None = None,
     ) -> str:
         """An operation that goes on a little with each look; ``end(succeeded)`` is called at its end."""
-        operation_id = id or str(uuid.uuid4())
+        operation_id = known_id or str(uuid.uuid4())
         self.operations[operation_id] = {
             "id": operation_id,
             "type": kind,
@@ -146,7 +146,7 @@ class Cloud(StockCloud):
             changes = {"status": "ACTIVE", "addresses": addresses} if succeeded else {"status": "ERROR", "fault": fault}
             self.servers[server_id] |= changes
 
-        self.begin(kind, server_id, {}, end, id=server_id)
+        self.begin(kind, server_id, {}, end, server_id)
         return Answer(202, {"server": {"id": server_id, "links": []}, "synthesis": {"operation": server_id}})
 
     def _act(self, request: Request, server_id: str) -> Answer:
@@ -228,7 +228,7 @@ class Cloud(StockCloud):
 
     def _list_operations(self, request: Request) -> Answer:
         validation.check(request.query, operations.INDEX_QUERY, "it")
-        wanted = request.query.get("server_id", "it")
+        wanted = request.query.get("server_id")
         found = [each for each in self.operations.values() if wanted in (None, each["server_id"])]
         return checked({"operations": found}, operations.INDEX_ANSWER)
 

@@ -48,6 +48,9 @@ def access(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dic
     for name, value in access.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("OS_CLOUD", raising=False)
+    # This cloud is quicker than others.
+    monkeypatch.setattr("cloudlet_ext.sdk.waiting._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("cloudlet_ext.sdk.waiting._LAST_PAUSE_S", 0.05)
     return access
 
 

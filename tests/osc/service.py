@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -108,7 +109,9 @@ class Service:
                 query = {key: values[-1] for key, values in parse_qs(split.query).items()}
                 path = unquote(split.path)
                 request = Request(self.command, path, query, dict(self.headers), length, body)
-                self._send(service.answer(request))
+                # Some clients have gone when their answer comes.
+                with contextlib.suppress(ConnectionError):
+                    self._send(service.answer(request))
 
             def _send(self, answer: Answer) -> None:
                 is_raw = isinstance(answer.body, bytes)
@@ -125,9 +128,9 @@ class Service:
                 self.wfile.write(body[: answer.cut])
                 self.close_connection = answer.cut is not None
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
-
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, *args: object) -> None:
                 """Silent."""
 
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+            setattr(Handler, f"do_{method}", Handler._serve)
         return Handler

@@ -7,8 +7,6 @@ import hashlib
 import uuid
 from typing import Any
 
-from keystoneauth1 import fixture
-
 from tests.osc.service import Answer, Request, Service, fault
 
 TIME = "2026-11-22T08:00:00Z"
@@ -84,22 +82,29 @@ class StockCloud(Service):
     # Keystone, Neutron
 
     def _add_identity(self) -> None:
-        self.add("GET", "/identity/v3/?", lambda request: Answer(200, {"version": self._identity_version()}))
+        link = {"rel": "self", "href": f"{self.url}/identity/v3"}
+        version = {"id": "v3.14", "status": "stable", "updated": TIME, "links": [link]}
+        self.add("GET", "/identity/v3/?", lambda request: Answer(200, {"version": version}))
         self.add("POST", "/identity/v3/auth/tokens", self._token)
 
-    def _identity_version(self) -> Any:
-        return fixture.V3Discovery(f"{self.url}/identity/v3")
-
     def _token(self, request: Request) -> Answer:
-        token = fixture.V3Token(user_id=self.user_id, project_id=self.project_id)
-        for kind, path in (
-            ("identity", "/identity/v3"),
-            ("compute", "/compute/v2.1"),
-            ("image", "/image"),
-            ("network", "/network"),
-        ):
-            token.add_service(kind).add_standard_endpoints(public=self.url + path, region="RegionOne")
-        return Answer(201, token, {"X-Subject-Token": uuid.uuid4().hex})
+        domain = {"id": "default", "name": "Default"}
+        paths = {"identity": "/identity/v3", "compute": "/compute/v2.1", "image": "/image", "network": "/network"}
+        token = {
+            "methods": ["password"],
+            "issued_at": TIME,
+            "expires_at": "2099-01-01T00:00:00.000000Z",
+            "user": {"id": self.user_id, "name": "user", "domain": domain},
+            "project": {"id": self.project_id, "name": "project", "domain": domain},
+            "roles": [{"id": uuid.uuid4().hex, "name": "member"}],
+            "catalog": [self._entry(kind, path) for kind, path in paths.items()],
+        }
+        return Answer(201, {"token": token}, {"X-Subject-Token": uuid.uuid4().hex})
+
+    def _entry(self, kind: str, path: str) -> dict[str, Any]:
+        """A service of the catalogue."""
+        endpoint = {"interface": "public", "region": "RegionOne", "region_id": "RegionOne", "url": self.url + path}
+        return {"id": uuid.uuid4().hex, "type": kind, "name": kind, "endpoints": [{"id": kind, **endpoint}]}
 
     def _add_network(self) -> None:
         prefix = "/network/v2.0/networks"

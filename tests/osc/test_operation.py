@@ -35,6 +35,8 @@ def test_show_by_id_or_by_server(cloud: Cloud, run: Command) -> None:
     server = cloud.add_server("dev")
     begun(cloud, server_id=server)
     latest = begun(cloud, server_id=server)
+    for _ in range(4):
+        cloud.look(latest)
     for given in (latest, "dev", server):
         assert run(f"cloudlet operation show {given} -f value -c id").out.strip() == latest
     shown = run("cloudlet operation show dev -f json").json
