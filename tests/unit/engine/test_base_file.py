@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from cloudlet_ext.engine.base_file import BaseFile, export_base
 from cloudlet_ext.engine.base_import import discard_import, import_base
 from cloudlet_ext.engine.errors import (
     Damaged,
+    DiskNeeded,
     FormatError,
     Malformed,
     OutputBusy,
@@ -23,7 +25,9 @@ from cloudlet_ext.engine.errors import (
     ShortRead,
 )
 from cloudlet_ext.engine.file_source import FileSource
+from cloudlet_ext.engine.header import DISK_APART, HEADER_BYTES, OVERLAY, decode_header
 from cloudlet_ext.engine.manifest import CHUNKS
+from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +223,45 @@ def test_every_cut_is_refused(exported: Path, tmp_path: Path) -> None:
         (tmp_path / "cut").write_bytes(data[:length])
         with pytest.raises(FormatError):
             open_file(tmp_path / "cut")
+
+
+def test_a_base_file_may_leave_the_disk_out(sample, tmp_path: Path) -> None:
+    export_base(sample.base, tmp_path / "whole", level=3)
+    export_base(sample.base, tmp_path / "pages", level=3, with_disk=False)
+    assert (tmp_path / "pages").stat().st_size < (tmp_path / "whole").stat().st_size
+    file = open_file(tmp_path / "pages")
+    assert not file.has_disk
+    assert file.base_id == sample.base.base_id
+    file.verify()
+    shutil.copy(sample.base.disk_path, tmp_path / "disk")
+    with import_base(file, tmp_path / "again", disk=tmp_path / "disk") as base:
+        assert base.base_id == sample.base.base_id
+        base.verify()
+    assert not (tmp_path / "disk").exists(), "the disk was to be moved"
+
+
+def test_a_disk_is_needed_where_the_file_has_none_and_only_there(sample, exported: Path, tmp_path: Path) -> None:
+    export_base(sample.base, tmp_path / "pages", level=3, with_disk=False)
+    with pytest.raises(DiskNeeded, match="False"):
+        import_base(open_file(tmp_path / "pages"), tmp_path / "again")
+    shutil.copy(sample.base.disk_path, tmp_path / "disk")
+    with pytest.raises(DiskNeeded, match="True"):
+        import_base(open_file(exported), tmp_path / "again", disk=tmp_path / "disk")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "pages"]
+
+
+def test_another_disk_is_refused(sample, tmp_path: Path) -> None:
+    export_base(sample.base, tmp_path / "pages", level=3, with_disk=False)
+    Qcow2Writer.create(tmp_path / "disk", sample.layout.disk_bytes).close()
+    with pytest.raises(Damaged, match="identity"):
+        import_base(open_file(tmp_path / "pages"), tmp_path / "again", disk=tmp_path / "disk")
+    assert [path.name for path in tmp_path.iterdir()] == ["pages"]
+
+
+def test_an_overlay_has_its_disk_always(sample, tmp_path: Path) -> None:
+    sample.write(tmp_path / "overlay", level=3)
+    data = bytearray((tmp_path / "overlay").read_bytes())
+    header = decode_header(bytes(data[:HEADER_BYTES]), "overlay", OVERLAY)
+    data[:HEADER_BYTES] = replace(header, features=header.features | DISK_APART).encode()
+    with pytest.raises(Malformed, match="disk apart"):
+        decode_header(bytes(data[:HEADER_BYTES]), "overlay", OVERLAY)
