@@ -27,6 +27,9 @@ from cloudlet_ext.cmd.paste_file import PasteError, PasteFile
 
 COMPUTE_DRIVER = "cloudlet.CloudletDriver"
 
+SOCKETS = Path("/run/cloudlet")
+"""Where workers make the sockets that QEMU connects to."""
+
 QEMU_NEEDED = (8, 2)
 """The oldest QEMU whose migration stream the engine has been tried with."""
 
@@ -47,8 +50,14 @@ _LINK = 'Write the link with "cloudlet-manage driver link".'
 class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgradecheck has no types
     """The checks of one host. ``nova_path`` as :func:`driver_link.nova_folder` takes it."""
 
-    def __init__(self, conf: cfg.ConfigOpts, nova_path: Path | None = None, proc: Path = Path("/proc")) -> None:
-        self._conf, self._nova_path, self._proc = conf, nova_path, proc
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        nova_path: Path | None = None,
+        proc: Path = Path("/proc"),
+        sockets: Path = SOCKETS,
+    ) -> None:
+        self._conf, self._nova_path, self._proc, self._sockets = conf, nova_path, proc, sockets
 
     def check_compute_driver(self) -> Result:
         """nova.conf, where nova-compute runs."""
@@ -120,22 +129,13 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
             return Result(Code.SUCCESS, "Not needed here.")
         # Its default is in Nova's state_path, which is known only now that nova.conf has been read.
         cloudlet_conf.register(self._conf)
-        path = Path(self._conf.cloudlet.state_path)
-        nearest = next(folder for folder in (path, *path.parents) if folder.exists())
-        me = user_name(os.geteuid())
-        if not nearest.is_dir():
-            return Result(Code.FAILURE, f"[cloudlet] state_path is {path}, but {nearest} is a file.")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            return Result(Code.FAILURE, f"{nearest} is not writable for {me}; [cloudlet] state_path is {path}.")
-        nova = Path(self._conf.state_path)
-        if os.geteuid() == 0 and nova.is_dir() and nearest.stat().st_uid != nova.stat().st_uid:
-            owners = (
-                f"{nearest} belongs to {user_name(nearest.stat().st_uid)}, {nova} to {user_name(nova.stat().st_uid)}"
-            )
-            return Result(
-                Code.WARNING, f"{owners}. nova-compute must be able to write in [cloudlet] state_path, {path}."
-            )
-        return Result(Code.SUCCESS, str(path))
+        return self._judge_folder(Path(self._conf.cloudlet.state_path), "[cloudlet] state_path is")
+
+    def check_socket_folder(self) -> Result:
+        """The folder that workers share with QEMU."""
+        if not self._is_compute():
+            return Result(Code.SUCCESS, "Not needed here.")
+        return self._judge_folder(self._sockets, "sockets are in")
 
     _upgrade_checks: ClassVar[tuple[tuple[str, Callable[[Checks], Result]], ...]] = (
         ("Compute driver", check_compute_driver),
@@ -143,7 +143,23 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
         ("Filter in api-paste.ini", check_paste_filter),
         ("QEMU and libvirt", check_hypervisor),
         ("State path", check_state_path),
+        ("Socket folder", check_socket_folder),
     )
+
+    def _judge_folder(self, path: Path, what: str) -> Result:
+        """Whether nova-compute can write in a folder, or make it."""
+        nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not nearest.is_dir():
+            return Result(Code.FAILURE, f"{what} {path}, but {nearest} is a file.")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            return Result(Code.FAILURE, f"{nearest} is not writable for {user_name(os.geteuid())}; {what} {path}.")
+        nova = Path(self._conf.state_path)
+        if os.geteuid() == 0 and nova.is_dir() and nearest.stat().st_uid != nova.stat().st_uid:
+            # Root may write anywhere, nova-compute's user is told by what else is its.
+            owner = user_name(nova.stat().st_uid)
+            told = f"{nearest} belongs to {user_name(nearest.stat().st_uid)}, Nova's {nova} to {owner}"
+            return Result(Code.WARNING, f"{told}. nova-compute must be able to write in it: {what} {path}.")
+        return Result(Code.SUCCESS, str(path))
 
     def _is_compute(self) -> bool:
         return self._conf.compute_driver == COMPUTE_DRIVER or self._runs("nova-compute")

@@ -70,7 +70,8 @@ class DevStack:
         self.paste = self.etc / "api-paste.ini"
         self.paste.write_text(stock_paste())
         self.apparmor = folder / "apparmor"
-        self.state = folder / "data/nova/cloudlet"
+        self.state, self.run_dir = folder / "data/nova/cloudlet", folder / "run/cloudlet"
+        self.tmpfiles = folder / "etc/tmpfiles.d"
         self.link = self.nova / "nova/virt/cloudlet.py"
         self.prefix = folder / "bin"
         self.prefix.mkdir()
@@ -85,6 +86,8 @@ class DevStack:
             "NOVA_STATE_PATH": folder / "data/nova",
             "GLANCE_API_CONF": folder / "etc/glance/glance-api.conf",
             "CLOUDLET_APPARMOR_DIR": self.apparmor,
+            "CLOUDLET_RUN_DIR": self.run_dir,
+            "CLOUDLET_TMPFILES_DIR": self.tmpfiles,
             "STACK_USER": subprocess.check_output(["id", "-un"], text=True).strip(),
             "VIRT_DRIVER": "libvirt",
             "ENABLED_SERVICES": "n-api,n-cpu,n-sch,g-api",
@@ -126,7 +129,7 @@ class DevStack:
 
     def files(self) -> dict[str, bytes]:
         """Content of all files that the plugin may edit or make."""
-        places = (self.etc, self.nova, self.apparmor)
+        places = (self.etc, self.nova, self.apparmor, self.tmpfiles)
         files = [file for place in places for file in place.rglob("*") if file.is_file()]
         return {str(file.relative_to(self.folder)): file.read_bytes() for file in files}
 

@@ -53,7 +53,9 @@ def test_configure(devstack: DevStack) -> None:
         words = paste[f"composite:{composite}"]["keystone"].split()
         assert words.index("cloudlet") == words.index("keystonecontext") + 1
     assert paste["filter:cloudlet"]["paste.filter_factory"] == "cloudlet_ext.nova.filter:filter_factory"
-    assert devstack.state.stat().st_mode & 0o777 == 0o711
+    assert devstack.state.stat().st_mode & 0o777 == devstack.run_dir.stat().st_mode & 0o777 == 0o711
+    user = devstack.variables["STACK_USER"]
+    assert (devstack.tmpfiles / "cloudlet.conf").read_text() == f"d {devstack.run_dir} 0711 {user} - -\n"
 
 
 def test_twice_is_once(devstack: DevStack) -> None:
@@ -100,7 +102,8 @@ def test_undone_to_the_byte(devstack: DevStack) -> None:
     before = devstack.files()
     devstack.do(STACK)
     devstack.variables["NOVA_CPU_CONF"].write_bytes(devstack.conf.read_bytes())
-    assert len(devstack.files()) == len(before) + 4
+    made = {"api-paste.ini", "nova.conf", "nova-cpu.conf", "cloudlet.py", "cloudlet.yaml", "cloudlet.conf", "cloudlet"}
+    assert {Path(name).name for name, content in devstack.files().items() if before.get(name) != content} == made
     devstack.do("stop_cloudlet; unconfigure_cloudlet")
     cpu_conf = devstack.variables["NOVA_CPU_CONF"]
     assert cpu_conf.read_bytes() == before["etc/nova/nova.conf"]
@@ -109,7 +112,7 @@ def test_undone_to_the_byte(devstack: DevStack) -> None:
     assert devstack.state.exists(), "bases stay until clean.sh"
     devstack.do("cleanup_cloudlet; cleanup_cloudlet")
     assert devstack.files() == before
-    assert not devstack.state.exists()
+    assert not devstack.state.exists() and not devstack.run_dir.exists()
 
 
 def test_undo_where_all_is_gone(devstack: DevStack) -> None:
@@ -173,7 +176,10 @@ def test_apparmor(devstack: DevStack) -> None:
     assert any(call.startswith("echo_summary AppArmor") for call in devstack.calls)
     (devstack.apparmor / "libvirt-qemu").write_text("  include if exists <abstractions/libvirt-qemu.d>\n")
     devstack.do("configure_cloudlet")
-    assert f'"{devstack.state}/**" rwk,' in rules.read_text()
+    assert rules.read_text().splitlines()[1:] == [
+        f'"{devstack.state}/bases/**" rk,',
+        f'"{devstack.run_dir}/**" rw,',
+    ]
 
 
 def test_a_folder_outside_is_never_removed(devstack: DevStack) -> None:

@@ -104,6 +104,7 @@ def test_the_base_decides_against_emptier_hosts() -> None:
     hosts = [host("holder", (BASE, IMAGE)), host("emptier")]
     for state, free in zip(hosts, (1, 1000), strict=True):
         state.free_ram_mb, state.free_disk_mb, state.vcpus_total = free, free, free
+        state.cpu_allocation_ratio = 1.0
     weighers = [
         weigher() for weigher in all_weighers() if weigher.__name__ in ("RAMWeigher", "CPUWeigher", "DiskWeigher")
     ]

@@ -11,7 +11,7 @@ import pytest
 from oslo_upgradecheck import upgradecheck
 from oslo_upgradecheck.upgradecheck import Code, Result
 
-from cloudlet_ext.cmd import driver_link
+from cloudlet_ext.cmd import driver_link, status
 from cloudlet_ext.cmd.paste_file import PasteFile
 from cloudlet_ext.cmd.status import Checks, configuration, main
 from tests.unit.cmd.installation import PASTE, as_another_user, make_nova, open_folder
@@ -78,7 +78,7 @@ class Host:
         """Results by the checks' names."""
         conf = configuration()
         conf(["--config-file", str(self.conf)], project="nova")
-        checks = Checks(conf, nova_path=self.nova, proc=self.proc)
+        checks = Checks(conf, nova_path=self.nova, proc=self.proc, sockets=self.folder / "run/cloudlet")
         return {name: check(checks) for name, check in Checks._upgrade_checks}
 
 
@@ -105,7 +105,7 @@ def codes(results: dict[str, Result]) -> list[int]:
 
 def test_a_compute_host_as_it_should_be(compute: Host) -> None:
     results = compute.check()
-    assert codes(results) == [0, 0, 0, 0, 0]
+    assert codes(results) == [0] * 6
     assert results["Driver link"].details == str(compute.nova / "nova/virt/cloudlet.py")
     assert results["QEMU and libvirt"].details == "libvirt 11.3.0, QEMU 10.0.2"
     assert results["State path"].details == str(compute.state / "cloudlet")
@@ -119,15 +119,15 @@ def test_all_in_one(compute: Host) -> None:
     assert found.code == Code.FAILURE and "[composite:openstack_compute_api_v21]" in found.details
     assert f"cloudlet-manage paste enable {compute.paste}" in found.details
     PasteFile(compute.paste).enable()
-    assert codes(compute.check()) == [0, 0, 0, 0, 0]
+    assert codes(compute.check()) == [0] * 6
 
 
 def test_an_api_host(host: Host) -> None:
     make_nova(host.nova)
     host.paste.write_bytes(PASTE)
-    assert codes(host.check()) == [0, 0, 2, 0, 0]
+    assert codes(host.check()) == [0, 0, 2, 0, 0, 0]
     PasteFile(host.paste).enable()
-    assert codes(host.check()) == [0, 0, 0, 0, 0]
+    assert codes(host.check()) == [0] * 6
 
 
 def test_one_pipeline_of_two(host: Host) -> None:
@@ -253,6 +253,17 @@ def test_the_state_path_of_another_user(compute: Host) -> None:
     found = compute.check()["State path"]
     assert found.code == (Code.WARNING if os.geteuid() == 0 else Code.SUCCESS)
     assert os.geteuid() or ("(uid 0)" in found.details and "65534" in found.details)
+
+
+def test_the_socket_folder(compute: Host) -> None:
+    (compute.folder / "run").touch()
+    found = compute.check()["Socket folder"]
+    assert found.code == Code.FAILURE and f"{compute.folder}/run is a file" in found.details
+
+
+def test_the_socket_folder_is_the_code_s() -> None:
+    source = (Path(status.__file__).parents[1] / "nova/jobs.py").read_text()
+    assert f'Path("{status.SOCKETS}")' in source
 
 
 def test_the_table(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
