@@ -22,7 +22,6 @@ from cloudlet_ext.osc.command import (
     table,
 )
 from cloudlet_ext.osc.figures import SizeColumn, size
-from cloudlet_ext.osc.progress import TransferProgress
 from cloudlet_ext.sdk.base import Base
 from cloudlet_ext.sdk.base_archive import PARTS, Archive
 from cloudlet_ext.sdk.base_transfer import images_of, import_base, save_base
@@ -177,8 +176,7 @@ class SaveBase(Command):
         """Fetch both images."""
         base = self.proxy.find_base(parsed_args.base)
         total = sum(image["size"] for image in images_of(self.connection, base).values())
-        with self.progress() as progress:
-            count = TransferProgress(progress, "save", total)
+        with self.transfer("save", total) as count:
             written = save_base(self.connection, base, parsed_args.file, count, parsed_args.force)
         self.say(f"Base {base.name} is in {parsed_args.file} ({size(written)}).")
 
@@ -200,11 +198,11 @@ class ImportBase(ShowOne):
 
     def take_action(self, parsed_args: Namespace) -> tuple[Any, Any]:
         """Send both images."""
-        with Archive(parsed_args.file) as archive, self.progress() as progress:
+        with Archive(parsed_args.file) as archive:
             total = sum(archive.manifest.images[part].bytes for part in PARTS)
-            count = TransferProgress(progress, "import", total)
-            name = parsed_args.name or archive.manifest.name
-            image_id = import_base(self.connection, archive, name, count)
+            with self.transfer("import", total) as count:
+                name = parsed_args.name or archive.manifest.name
+                image_id = import_base(self.connection, archive, name, count)
         return _shown(self.proxy.get_base(image_id))
 
 

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, ClassVar
 
 import requests
@@ -15,7 +18,7 @@ from osc_lib.command import command
 from osc_lib.exceptions import CommandError
 
 from cloudlet_ext.exception import CloudletError
-from cloudlet_ext.osc.progress import Progress, choose_progress
+from cloudlet_ext.osc.progress import Progress, TransferProgress, choose_progress
 from cloudlet_ext.sdk.proxy import Proxy
 
 Columns = Mapping[str, str]
@@ -100,6 +103,17 @@ class _Shared:
                 )
                 raise
 
+    @contextmanager
+    def transfer(self, stage: str, total: int) -> Iterator[TransferProgress]:
+        """Progress of a transfer of ``total`` bytes. Signals end the block as errors do, so that it is undone."""
+        with self.progress() as progress, _ended_by_signals():
+            try:
+                yield TransferProgress(progress, stage, total)
+            except KeyboardInterrupt:
+                progress.close()
+                self.say("Interrupted: what was begun is undone.")
+                raise
+
     def say(self, words: str) -> None:
         """Tell a person something, on standard error, unless --quiet."""
         if self.app.options.verbose_level:
@@ -173,6 +187,26 @@ def delete_all(names: Sequence[str], delete: Callable[[str], object]) -> None:
             failed.append(f"{name}: {_refusal(error)}")
     if failed:
         raise CommandError(f"{len(failed)} of {len(names)} could not be deleted. {' '.join(failed)}")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit in the block, with the status that shells expect."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    is_main = threading.current_thread() is threading.main_thread()
+    # One that is ignored (nohup) stays so.
+    taken = [number for number in numbers if is_main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _refusal(error: exceptions.HttpException) -> str:

@@ -23,7 +23,6 @@ from cloudlet_ext.osc.command import (
     table,
 )
 from cloudlet_ext.osc.figures import SizeColumn, size
-from cloudlet_ext.osc.progress import TransferProgress
 from cloudlet_ext.sdk.choice import choose_base
 from cloudlet_ext.sdk.errors import BaseMissing, NotReady
 from cloudlet_ext.sdk.overlay import Overlay
@@ -195,8 +194,7 @@ class SaveOverlay(Command):
     def take_action(self, parsed_args: Namespace) -> None:
         """Fetch it."""
         overlay = self.proxy.find_overlay(parsed_args.overlay)
-        with self.progress() as progress:
-            count = TransferProgress(progress, "save", overlay.size_bytes or 0)
+        with self.transfer("save", overlay.size_bytes or 0) as count:
             written = save_overlay(self.connection, overlay, parsed_args.file, count, parsed_args.force)
         self.say(f"Overlay {overlay.name} is in {parsed_args.file} ({size(written)}).")
 
@@ -224,9 +222,8 @@ class ImportOverlay(ShowOne):
         name = parsed_args.name or Path(urlsplit(given).path if is_url(given) else given).stem
         if not name:
             raise CommandError(f"{given} ends in no name of a file: expected --name NAME.")
-        with opened(given) as (overlay, source), self.progress() as progress:
+        with opened(given) as (overlay, source), self.transfer("import", overlay.file_bytes) as count:
             base_image_id = self._base_image(overlay.base_id, name)
-            count = TransferProgress(progress, "import", overlay.file_bytes)
             image_id = import_overlay(self.connection, overlay, source, name, count, base_image_id)
         return _shown(self.proxy.get_overlay(image_id))
 

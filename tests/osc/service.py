@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,6 +49,13 @@ def fault(status: int, message: str) -> Answer:
 Route = Callable[..., Answer]
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *arguments: Any) -> None:
+        """A client that breaks off is none."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(*arguments)
+
+
 class Service:
     """Routes are ``METHOD PATTERN`` -> a function of the request and the pattern's groups."""
 
@@ -57,7 +64,7 @@ class Service:
         self.requests: list[Request] = []
         self.watch: Callable[[Request], None] = lambda request: None
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property
@@ -109,9 +116,7 @@ class Service:
                 query = {key: values[-1] for key, values in parse_qs(split.query).items()}
                 path = unquote(split.path)
                 request = Request(self.command, path, query, dict(self.headers), length, body)
-                # Some clients have gone when their answer comes.
-                with contextlib.suppress(ConnectionError):
-                    self._send(service.answer(request))
+                self._send(service.answer(request))
 
             def _send(self, answer: Answer) -> None:
                 is_raw = isinstance(answer.body, bytes)

@@ -144,6 +144,8 @@ class StockCloud(Service):
         return Answer(204) if self.images.pop(image_id, None) else fault(404, f"No image {image_id}")
 
     def _fill_image(self, request: Request, image_id: str) -> Answer:
+        if image_id not in self.images:
+            return fault(410, f"Image {image_id} was deleted meanwhile")
         if len(request.body) == request.length:
             self.fill(image_id, request.body)
         return Answer(204)

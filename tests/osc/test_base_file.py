@@ -6,7 +6,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import signal
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from cloudlet_ext.sdk.base_archive import Archive
 from cloudlet_ext.sdk.errors import ArchiveError
 from tests.osc.cloud import BASE_ID, DISK, MEMORY, Cloud
 from tests.osc.conftest import Command
-from tests.osc.service import Answer
+from tests.osc.service import Answer, Request
 
 
 @pytest.fixture
@@ -105,6 +108,31 @@ def test_import_that_is_refused_leaves_nothing(cloud: Cloud, run: Command, saved
     cloud.refuse("PUT", ".*/file", status, "The store is full.")
     assert "The store is full." in run("cloudlet base import", saved, fails=True).err
     assert not cloud.images
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_import_that_is_interrupted_leaves_nothing(
+    cloud: Cloud, run: Command, saved: Path, number: signal.Signals, code: int
+) -> None:
+    def interrupt(request: Request) -> None:
+        if request.method == "PUT":
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)
+
+    cloud.watch = interrupt
+    result = run("cloudlet base import", saved, fails=True)
+    assert result.code == code
+    assert not cloud.images
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_save_that_is_interrupted_leaves_nothing(cloud: Cloud, run: Command, tmp_path: Path) -> None:
+    cloud.add_base("ubuntu")
+    cloud.watch = lambda request: os.kill(os.getpid(), signal.SIGINT) if request.path.endswith("/file") else None
+    result = run("cloudlet base save ubuntu", tmp_path / "base.tar", fails=True)
+    assert result.code == 130
+    assert "what was begun is undone" in result.err
+    assert not [path for path in tmp_path.iterdir() if "base" in path.name]
 
 
 def test_what_could_not_be_deleted_again_is_told(cloud: Cloud, run: Command, saved: Path) -> None:
