@@ -52,6 +52,8 @@ $(database database keystone)
 provider = fernet
 [fernet_tokens]
 key_repository = $C/etc/fernet
+[fernet_receipts]
+key_repository = $C/etc/fernet
 [credential]
 key_repository = $C/etc/credential
 [cache]

@@ -16,7 +16,7 @@ start_ovsdb() {
 
 ready_ovsdb() {
   local southbound=unix:/run/ovn/ovnsb_db.sock options=enable-chassis-as-gw
-  [ "$K" = 1 ] || southbound=tcp:$CONTROLLER:6642 options=""
+  [ "$K" = 1 ] || southbound=tcp:$CONTROLLER:6642 options='""'
   wait_for "ovsdb$SUFFIX" 20 inside test -S /run/openvswitch/db.sock
   inside ovs-vsctl --no-wait init
   inside ovs-vsctl --no-wait set open . external-ids:system-id="$HOST" external-ids:hostname="$HOST" \
