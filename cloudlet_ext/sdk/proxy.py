@@ -23,6 +23,9 @@ API_VERSION = "1.0"
 _METADATA_LIMIT = 255
 """Most characters of a value in a server's metadata, as Nova has it."""
 
+_PAGE = 1000
+"""As many as Nova lists at once, unless its operator decides otherwise."""
+
 _PATCH_TYPE = "application/openstack-images-v2.1-json-patch"
 
 _Kind = TypeVar("_Kind", Base, Overlay)
@@ -65,8 +68,8 @@ class Proxy(proxy.Proxy):
         return _member(self.get("/os-cloudlet"), "cloudlet")
 
     def bases(self, **query: Any) -> Iterator[Base]:
-        """Bases that can be seen. ``query``: name, limit, marker; any attribute is filtered here."""
-        return self._list(Base, **query)
+        """Bases that can be seen. ``query``: name, limit (of a page), marker; any attribute is filtered here."""
+        return self._list(Base, **_paged(query))
 
     def get_base(self, base: str | Base) -> Base:
         """A base by id."""
@@ -104,8 +107,8 @@ class Proxy(proxy.Proxy):
         return [str(operation) for operation in _member(self.post(path, json={"precache": what}), "operations")]
 
     def overlays(self, **query: Any) -> Iterator[Overlay]:
-        """Overlays that can be seen. ``query``: name, limit, marker; any attribute is filtered here."""
-        return self._list(Overlay, **query)
+        """Overlays that can be seen. ``query``: name, limit (of a page), marker; any attribute is filtered here."""
+        return self._list(Overlay, **_paged(query))
 
     def get_overlay(self, overlay: str | Overlay) -> Overlay:
         """An overlay by id."""
@@ -178,7 +181,7 @@ class Proxy(proxy.Proxy):
                 return self._get(kind, name_or_id)
             except exceptions.NotFoundException:
                 pass  # Nothing forbids a name that looks like an id.
-        found = [each for each in self._list(kind, name=name_or_id) if each.name == name_or_id]
+        found = [each for each in self._list(kind, name=name_or_id, paginated=False) if each.name == name_or_id]
         if not found:
             raise Missing(kind=word, name=name_or_id)
         if len(found) > 1:
@@ -195,6 +198,11 @@ class Proxy(proxy.Proxy):
         images = self.connection.image
         response = images.patch(f"/images/{image_id}", json=changes, headers={"Content-Type": _PATCH_TYPE})
         exceptions.raise_from_response(response)
+
+
+def _paged(query: dict[str, Any]) -> dict[str, Any]:
+    """A query whose answer is read page by page: the service cuts lists off, and gives no links."""
+    return {"limit": _PAGE, **query}
 
 
 def is_uuid(text: str) -> bool:

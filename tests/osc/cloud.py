@@ -27,13 +27,15 @@ def checked(document: Any, schema: dict[str, Any], status: int = 200) -> Answer:
 
 
 class Cloud(StockCloud):
-    """``failure``: with what operations fail; ``progress``: what they say, look by look, until they end."""
+    """``failure``: with what operations fail; ``progress``: what they say, look by look, until they end;
+    ``max_limit``: so many are listed at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: dict[str, dict[str, Any]] = {}
         self._lives: dict[str, Iterator[None]] = {}
         self.failure: str | None = None
+        self.max_limit = 1000
         self.progress: list[dict[str, Any]] = [
             {"state": "running", "stage": "capture", "done_bytes": 40_000_000, "total_bytes": 100_000_000},
             {"rate_bytes_per_s": 80e6, "estimate_s": 0.5, "done_bytes": 60_000_000},
@@ -193,7 +195,7 @@ class Cloud(StockCloud):
         found = [each for each in found if request.query.get("name", each["name"]) == each["name"]]
         if marker := request.query.get("marker"):
             found = found[1 + [each["id"] for each in found].index(marker) :]
-        return found[: int(request.query.get("limit", len(found)))]
+        return found[: min(int(request.query.get("limit", self.max_limit)), self.max_limit)]
 
     def _list_bases(self, request: Request) -> Answer:
         found = [self._base(each) for each in self._of_type("base", request)]

@@ -25,6 +25,14 @@ def test_list_has_what_the_cloud_has(cloud: Cloud, run: Command) -> None:
     assert run("cloudlet base list -f value -c Name --marker", first).out.split() == ["debian"]
 
 
+def test_long_lists_are_read_to_their_end(cloud: Cloud, run: Command) -> None:
+    cloud.max_limit = 2
+    for number in range(5):
+        cloud.add_base(f"base-{number}")
+    assert run("cloudlet base list -f value -c Name").out.split() == [f"base-{number}" for number in range(5)]
+    assert run("cloudlet base list -f value -c Name --limit 2").out.split() == ["base-0", "base-1"]
+
+
 def test_sizes_are_numbers_for_machines_and_words_for_people(cloud: Cloud, run: Command) -> None:
     cloud.add_base("ubuntu")
     assert run("cloudlet base show ubuntu -f json").json["disk_bytes"] == len(DISK)
