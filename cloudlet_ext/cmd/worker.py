@@ -60,20 +60,25 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _cancel)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(sys.stdin, sys.stdout)
+    status, last = _outcome(channel)
+    # What is to be undone is undone: the last word is not to be interrupted.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel.end(last.pop("event"), **last)
+    return status
+
+
+def _outcome(channel: Channel) -> tuple[int, dict[str, Any]]:
+    """Exit status and last event."""
     try:
-        result = _run(channel)
+        return 0, {"event": "done", "result": _run(channel)}
     except Cancelled:
-        channel.end("failed", kind="Cancelled", error="The operation was cancelled.")
-        return 143
+        return 143, {"event": "failed", "kind": "Cancelled", "error": "The operation was cancelled."}
     except CloudletError as failure:
-        channel.end("failed", kind=type(failure).__name__, error=str(failure))
-        return failure.exit_code
+        return failure.exit_code, {"event": "failed", "kind": type(failure).__name__, "error": str(failure)}
     except Exception as failure:  # noqa: BLE001 - the border of the process
         traceback.print_exc()
-        channel.end("failed", kind=type(failure).__name__, error=f"{type(failure).__name__}: {failure}")
-        return 1
-    channel.end("done", result=result)
-    return 0
+        error = f"{type(failure).__name__}: {failure}"
+        return 1, {"event": "failed", "kind": type(failure).__name__, "error": error}
 
 
 if __name__ == "__main__":

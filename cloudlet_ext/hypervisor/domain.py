@@ -25,6 +25,8 @@ from cloudlet_ext.hypervisor import errors
 from cloudlet_ext.hypervisor.qmp import Pending
 
 _GONE = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}
+_LOGS = Path("/var/log/libvirt/qemu")
+_LOG_LINES = 8
 _COMMAND_THREADS = 2
 _RETRIES_S = 30.0
 """libvirt serves one request for a domain at a time; who comes second waits, by its own rule, 30 s."""
@@ -179,4 +181,14 @@ class DomainProcess:
 
     def died(self, stage: str) -> errors.QemuDied:
         """The error that tells that it ended in a stage."""
-        return errors.QemuDied(stage=stage, reason="libvirt's log of the domain has the reason")
+        return errors.QemuDied(stage=stage, reason=self._log_tail())
+
+    def _log_tail(self) -> str:
+        """What QEMU said last, where this process may read libvirt's log of the domain."""
+        path = _LOGS / f"{self._domain.name()}.log"
+        try:
+            lines = path.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        except OSError:
+            return f"{path} has the reason"
+        said = [line for line in lines if "qemu-system" in line and "-name guest=" not in line]
+        return "; ".join(line.split("qemu-system-x86_64: ", 1)[-1] for line in said) or "no message"

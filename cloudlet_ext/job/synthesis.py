@@ -25,6 +25,7 @@ from cloudlet_ext.engine.source import Source, open_source
 from cloudlet_ext.hypervisor import domain, domain_xml
 from cloudlet_ext.hypervisor.device_state import DeviceState
 from cloudlet_ext.hypervisor.domain_xml import MAPPED_RAM, DomainMachine
+from cloudlet_ext.hypervisor.errors import HypervisorError
 from cloudlet_ext.hypervisor.machine import RAM_ID
 from cloudlet_ext.hypervisor.resume import PageRun, connect, resume
 from cloudlet_ext.job import errors, personal, sources
@@ -231,9 +232,14 @@ def _write_disk(place: _Place, write: Callable[[Qcow2Writer], None]) -> None:
 def _load(place: _Place, guest: DomainGuest, state: DeviceState, changes: Any) -> None:
     process = guest.process
     guest.monitor.execute("migrate-incoming", uri=process.address(INCOMING_SOCKET))
-    with connect(process.directory / INCOMING_SOCKET) as stream:
-        resume(stream, pages.ram_blocks(place.base.layout, _NAMES), state, changes)
-    guest.monitor.wait_status({"running", "paused"}, _LOAD_TIMEOUT_S)
+    try:
+        with connect(process.directory / INCOMING_SOCKET) as stream:
+            resume(stream, pages.ram_blocks(place.base.layout, _NAMES), state, changes)
+        guest.monitor.wait_status({"running", "paused"}, _LOAD_TIMEOUT_S)
+    except HypervisorError as failure:
+        if process.ended():
+            raise process.died("its state was loaded") from failure
+        raise
 
 
 def _personalise(place: _Place, guest: DomainGuest, machine: DomainMachine) -> dict[str, Any]:
