@@ -138,6 +138,20 @@ def test_what_a_user_added_to_our_section_stays(devstack: DevStack) -> None:
     assert "state_path" not in read(devstack.conf)._sections["cloudlet"]
 
 
+def test_descriptions_of_images(devstack: DevStack) -> None:
+    devstack.program("glance-manage")
+    devstack.do("init_cloudlet")
+    conf = devstack.variables["GLANCE_API_CONF"]
+    load = f"db load_metadefs --path {ROOT}/etc/metadefs --merge --prefer_new"
+    assert devstack.calls[-1] == f"glance-manage --config-file {conf} {load}"
+    devstack.program("glance-manage", exit_code=1)
+    devstack.do("init_cloudlet")
+    assert devstack.calls[-1].startswith("warn The descriptions")
+    devstack.variables["ENABLED_SERVICES"] = "n-cpu"
+    devstack.do("init_cloudlet")
+    assert not [call for call in devstack.calls if call.startswith("glance-manage")]
+
+
 def test_stop_ends_operations(devstack: DevStack) -> None:
     devstack.do("stop_cloudlet")
     assert devstack.calls[-2:] == ["stop_process n-cpu", "systemctl kill devstack@n-cpu.service"]
