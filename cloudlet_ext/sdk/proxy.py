@@ -49,9 +49,7 @@ class Proxy(proxy.Proxy):
             **(kwargs.get("headers") or {}),
         }
         response = super().request(url, method, *args, **kwargs)
-        # Nova answers in JSON where it knows the path, and in plain text or HTML where it does not.
-        is_ours = "json" in response.headers.get("Content-Type", "")
-        if response.status_code == 404 and url.startswith("/os-cloudlet") and not is_ours:
+        if response.status_code == 404 and url.startswith("/os-cloudlet") and not _is_told(response):
             raise ExtensionMissing(endpoint=self.get_endpoint(), path=url)
         return response
 
@@ -198,6 +196,15 @@ class Proxy(proxy.Proxy):
         images = self.connection.image
         response = images.patch(f"/images/{image_id}", json=changes, headers={"Content-Type": _PATCH_TYPE})
         exceptions.raise_from_response(response)
+
+
+def _is_told(response: requests.Response) -> bool:
+    """Whether an error is a service's own word, ``{"itemNotFound": {"message": ...}}``, not that of a URL map."""
+    try:
+        document = response.json()
+    except ValueError:
+        return False
+    return isinstance(document, dict) and any(isinstance(value, dict) for value in document.values())
 
 
 def _paged(query: dict[str, Any]) -> dict[str, Any]:

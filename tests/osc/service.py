@@ -91,7 +91,10 @@ class Service:
             if method == request.method and found:
                 with self._lock:
                     return route(request, *found.groups())
-        return Answer(404, b"404 Not Found\n\nThe resource could not be found.", {"Content-Type": "text/plain"})
+        # As Nova's map of URLs.
+        return Answer(
+            404, {"message": "The resource could not be found.", "code": "404 Not Found", "title": "Not Found"}
+        )
 
     def __enter__(self) -> Service:
         self._thread.start()
