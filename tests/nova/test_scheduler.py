@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from nova import objects
@@ -112,6 +113,15 @@ def test_the_base_decides_against_emptier_hosts() -> None:
     handler = weights.HostWeightHandler()
     assert handler.get_weighed_objects(weighers, hosts, request(IMAGE))[0].obj.host == "emptier"
     assert handler.get_weighed_objects([*weighers, BaseWeigher()], hosts, request(IMAGE))[0].obj.host == "holder"
+
+
+def test_the_line_of_the_guide() -> None:
+    """The weigher is one more, beside all of Nova's."""
+    page = Path(__file__).parents[2] / "doc/source/admin/install.rst"
+    (line,) = (line for line in page.read_text().splitlines() if line.strip().startswith("weight_classes = "))
+    handler = weights.HostWeightHandler()
+    found = handler.get_matching_classes(line.partition("=")[2].strip().split(","))
+    assert found == [*all_weighers(), BaseWeigher]
 
 
 def test_one_host_alone() -> None:

@@ -12,8 +12,8 @@ METADEFS = json.loads((Path(__file__).parents[2] / "etc/metadefs/cloudlet.json")
 
 
 def test_every_property_is_described() -> None:
-    values = {value for value in vars(image).values() if isinstance(value, str)}
-    written = {value for value in values if value.startswith(image.PREFIX)} - {image.PREFIX}
+    constants = {value for name, value in vars(image).items() if name.isupper() and isinstance(value, str)}
+    written = {value for value in constants if value.startswith(image.PREFIX)} - {image.PREFIX}
     assert set(METADEFS["properties"]) == written
 
 
