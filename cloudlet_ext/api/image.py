@@ -67,10 +67,13 @@ class Image:
 
 
 _FIELDS = frozenset(
-    "id name status visibility owner size min_disk min_ram created_at updated_at protected checksum os_hash_algo "
-    "os_hash_value os_hidden disk_format container_format virtual_size tags file schema self direct_url locations "
-    "stores".split()
+    (
+        *("id", "name", "status", "visibility", "owner", "size", "virtual_size", "min_disk", "min_ram", "protected"),
+        *("created_at", "updated_at", "checksum", "os_hash_algo", "os_hash_value", "os_hidden", "tags", "stores"),
+        *("disk_format", "container_format", "file", "schema", "self", "direct_url", "locations"),
+    )
 )
+"""What is no property of an image's own."""
 
 
 def from_glance(record: Mapping[str, Any]) -> Image:

@@ -33,6 +33,7 @@ SHARED_ROUTES: dict[str, dict[str, str]] = {
 }
 """URLs of Nova's where only some requests are ours; their handlers pass on what is not."""
 
+
 @dataclass(frozen=True)
 class Route:
     """Where a request goes. ``args`` are the parts of the path by name; ``project_id`` is None where it has none."""

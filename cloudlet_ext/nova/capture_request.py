@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Capture request: from a user's wish to a compute host that works on it; all of it, or nothing.
 
-A capture makes a base or an overlay of a server. Before the host is asked, the images that it will fill are made and the
-server's task state is set; when anything fails on the way, both are undone.
+A capture makes a base or an overlay of a server. Before the host is asked, the images that it will fill are made and
+the server's task state is set; when anything fails on the way, both are undone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +73,8 @@ class Capture:
                 undo.callback(self._delete_image, made[-1].id)
             self._take()
             undo.callback(self._release)
-            undo.enter_context(self._recorded())
+            objects.InstanceAction.action_start(self.context, self.server.uuid, self.action, want_result=False)
+            undo.push(self._record_failure)
             cast()
             undo.pop_all()
         return made
@@ -110,21 +110,14 @@ class Capture:
         except errors.ApiError as failure:
             LOG.warning("Image %s of a request that failed is left over: %s", image_id, failure)
 
-    @contextlib.contextmanager
-    def _recorded(self) -> Iterator[None]:
-        """An action in the server's event list; an error within it is told there."""
+    def _record_failure(self, kind: type[BaseException] | None, value: Any, traceback: Any) -> None:
+        """End the action in the server's event list with the error."""
         context, uuid = self.context, self.server.uuid
-        objects.InstanceAction.action_start(context, uuid, self.action, want_result=False)
-        try:
-            yield
-        except BaseException:
-            kind, value, traceback = sys.exc_info()
-            objects.InstanceActionEvent.event_start(context, uuid, _EVENT, want_result=False)
-            objects.InstanceActionEvent.event_finish_with_failure(
-                context, uuid, _EVENT, exc_val=value, exc_tb=traceback, want_result=False
-            )
-            objects.InstanceAction.action_finish(context, uuid, want_result=False)
-            raise
+        objects.InstanceActionEvent.event_start(context, uuid, _EVENT, want_result=False)
+        objects.InstanceActionEvent.event_finish_with_failure(
+            context, uuid, _EVENT, exc_val=value, exc_tb=traceback, want_result=False
+        )
+        objects.InstanceAction.action_finish(context, uuid, want_result=False)
 
     def _wrong_state(self, attribute: str, found: Any, expected: str) -> errors.ServerWrongState:
         return errors.ServerWrongState(

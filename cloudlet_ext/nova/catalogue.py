@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Catalogue: bases and overlays as Glance has them, seen with the user's own rights.
 
-What a user cannot see in Glance is not there. The requests go through Nova's client, with its retries, and are given the
-user's token.
+What a user cannot see in Glance is not there. The requests go through Nova's client, with its retries, and are given
+the user's token.
 """
 
 from __future__ import annotations
@@ -52,10 +52,7 @@ class Catalogue:
         marker: str | None = None,
         hidden: bool = False,
     ) -> list[Image]:
-        """Images of a kind, newest first; ``marker`` is the id of the last one that was seen before.
-
-        :class:`errors.NotFound` for a marker that is not there.
-        """
+        """Images of a kind, newest first; ``marker`` is the id of the last one that was seen before."""
         filters: dict[str, Any] = {properties.TYPE: kind}
         if name is not None:
             filters["name"] = name
@@ -96,10 +93,12 @@ def _translated(image_id: str) -> Iterator[None]:
         raise errors.ImageBusy(id=image_id, reason=_text(failure)) from None
     except glanceclient.exc.HTTPOverLimit as failure:
         raise errors.ImageQuotaExceeded(reason=_text(failure)) from None
-    except glanceclient.exc.HTTPBadRequest as failure:
-        raise errors.ImageRefused(reason=_text(failure)) from None
-    except (exception.GlanceConnectionFailed, glanceclient.exc.HTTPServerError) as failure:
+    except exception.GlanceConnectionFailed as failure:
         raise errors.ImageServiceDown() from failure
+    except glanceclient.exc.HTTPException as failure:
+        if int(failure.code) >= 500:
+            raise errors.ImageServiceDown() from failure
+        raise errors.ImageRefused(reason=_text(failure)) from None
 
 
 def _text(failure: Exception) -> str:

@@ -21,6 +21,7 @@ from cloudlet_ext import conf, policies
 from cloudlet_ext.api import errors, routes
 from cloudlet_ext.nova import task_states
 from cloudlet_ext.nova.call import AnswerInvalid, Call, Services, add_version
+from cloudlet_ext.nova.handlers import server_actions
 
 LOG = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class CloudletFilter:
             route = routes.match(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
         except errors.ApiError as refused:
             return _fault(refused, None)(environ, start_response)
-        if route is None:
+        if route is None or (route.handler == server_actions.ROUTE and not server_actions.may_be_ours(environ)):
             return self.app(environ, start_response)
         request = wsgi.Request(environ)
         call = Call(request, environ["nova.context"], route, self._services, self.app)

@@ -26,7 +26,7 @@ Operation = dict[str, Any]
 
 
 class CloudletAPI:
-    """One method for each call. Calls return what the host answers; ``oslo_messaging.MessagingTimeout`` when it does not.
+    """One method for each call; ``oslo_messaging.MessagingTimeout`` where an answer is expected and does not come.
 
     The context decides which cell's message bus is used: it must be targeted at the host's cell.
     """
@@ -70,9 +70,7 @@ class CloudletAPI:
 
     def precache_base(self, ctxt: Any, host: str, operation_id: str, base_image_id: str) -> None:
         """Bring a base to a host ahead of its use."""
-        self._to(ctxt, host, "1.0").cast(
-            ctxt, "precache_base", operation_id=operation_id, base_image_id=base_image_id
-        )
+        self._to(ctxt, host, "1.0").cast(ctxt, "precache_base", operation_id=operation_id, base_image_id=base_image_id)
 
     def list_operations(
         self, ctxt: Any, host: str, server_id: str | None = None, project_id: str | None = None

@@ -64,9 +64,7 @@ def cancel(call: Call) -> Any:
 def _find(call: Call, rule: str) -> operation_search.Found:
     identifier = call.args["operation_id"]
     found = operation_search.find(call.services, call.context, identifier)
-    call.authorize_or_hide(
-        rule, found.operation["project_id"], hidden=errors.NotFound(what="operation", id=identifier)
-    )
+    call.authorize_or_hide(rule, found.operation["project_id"], hidden=errors.NotFound(what="operation", id=identifier))
     return found
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""POST /servers (and its old name os-volumes_boot): what Nova cannot know of bases and overlays is checked before it schedules."""
+"""POST /servers: what Nova cannot know of bases and overlays is checked before it schedules.
+
+``/os-volumes_boot`` is an old name of the same.
+"""
 
 from __future__ import annotations
 

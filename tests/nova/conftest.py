@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: one cloud for all tests, with a base and an overlay in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from nova import monkey_patch
+
+monkey_patch.patch(backend="threading")  # before all else of Nova's, as its own entry point does
+
+from cloudlet_ext.nova import rpcapi  # noqa: E402
+from tests.nova import cloud as cloud_module  # noqa: E402
+from tests.nova.cloud import MEMBER, OTHER, Cloud  # noqa: E402
+
+BASE_ID, OTHER_BASE_ID, OVERLAY_ID = "a" * 64, "b" * 64, "c" * 64
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    made = Cloud(tmp_path_factory.mktemp("cloud"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that does not answer is given up soon."""
+    monkeypatch.setattr(rpcapi, "CALL_TIMEOUT_S", 1)
+
+
+@pytest.fixture(autouse=True)
+def _no_operations(request: pytest.FixtureRequest) -> None:
+    if "cloud" not in request.fixturenames:
+        return
+    for manager in request.getfixturevalue("cloud").managers.values():
+        manager.operations.clear()
+        manager.casts.clear()
+
+
+@dataclass(frozen=True)
+class Images:
+    """Ids of images: ``base`` with ``memory`` and ``overlay`` are one project's, ``their_*`` another's."""
+
+    base: str
+    memory: str
+    overlay: str
+    foreign_overlay: str
+    large_overlay: str
+    queued_overlay: str
+    plain: str
+    their_base: str
+    public_base: str
+
+
+def make_base(cloud: Cloud, token: str, name: str, base_id: str = BASE_ID, **record: object) -> tuple[str, str]:
+    memory = cloud.glance.create(
+        token, b"m" * 100, name=f"{name} memory", os_hidden=True, cloudlet_type="base-memory", cloudlet_base_id=base_id
+    )
+    base = cloud.glance.create(
+        token,
+        b"d" * 50,
+        name=name,
+        min_ram=512,
+        min_disk=2,
+        cloudlet_type="base",
+        cloudlet_base_id=base_id,
+        cloudlet_memory_image=memory,
+        cloudlet_memory_mb="512",
+        cloudlet_vcpus="1",
+        **record,
+    )
+    return base, memory
+
+
+def make_overlay(cloud: Cloud, token: str, name: str, size: int | None = 10, base_id: str = BASE_ID) -> str:
+    content = None if size is None else b"o" * size
+    return cloud.glance.create(
+        token,
+        content,
+        name=name,
+        cloudlet_type="overlay",
+        cloudlet_base_id=base_id,
+        cloudlet_overlay_id=OVERLAY_ID,
+        cloudlet_memory_mb="512",
+        cloudlet_vcpus="1",
+    )
+
+
+@pytest.fixture(scope="session")
+def images(cloud: Cloud) -> Images:
+    base, memory = make_base(cloud, MEMBER, "ubuntu")
+    public, _ = make_base(cloud, cloud_module.ADMIN, "everybody", visibility="public")
+    return Images(
+        base=base,
+        memory=memory,
+        overlay=make_overlay(cloud, MEMBER, "face"),
+        foreign_overlay=make_overlay(cloud, MEMBER, "of another base", base_id=OTHER_BASE_ID),
+        large_overlay=make_overlay(cloud, MEMBER, "large", size=2**20 + 1),
+        queued_overlay=make_overlay(cloud, MEMBER, "not yet", size=None),
+        plain=cloud.glance.create(MEMBER, b"x", name="plain"),
+        their_base=make_base(cloud, OTHER, "theirs")[0],
+        public_base=public,
+    )
