@@ -83,8 +83,14 @@ content_up() {
     tenant_port
     step "$CLOUD: accounts, flavors, images and network \"lab\" are there"
   fi
-  # shellcheck disable=SC2046
-  "$VENV/bin/python" "$PARTS/content.py" clouds-yaml $(for k in $(clouds_made); do echo "$k=$PREFIX.$((10 + $(number_of "$k")))"; done)
+  write_clouds_yaml
+}
+
+# The accounts of all clouds.
+write_clouds_yaml() {
+  local name words=()
+  for name in $(clouds_made); do words+=("$name=$PREFIX.$((10 + $(number_of "$name")))"); done
+  "$VENV/bin/python" "$PARTS/content.py" clouds-yaml "${words[@]}"
 }
 
 # The guests first: once libvirtd has started them they are no children of its.

@@ -121,6 +121,19 @@ def images(cloud: Connection) -> None:
     )
 
 
+def open_security_groups(cloud: Connection) -> None:
+    """Let everything into servers with a project's default security group, made already or not: tests ask their apps."""
+    rule = {"direction": "ingress", "ethertype": "IPv4"}
+    wanted = {"used_in_default_sg": True, "used_in_non_default_sg": False, **rule}
+    templates = cloud.network.default_security_group_rules(**rule)
+    if not any(each.remote_group_id is None and each.used_in_default_sg for each in templates):
+        cloud.network.create_default_security_group_rule(**wanted)
+    for group in cloud.network.security_groups(name="default"):
+        rules = cloud.network.security_group_rules(security_group_id=group.id, **rule)
+        if not any(each.remote_group_id is None and each.remote_ip_prefix is None for each in rules):
+            cloud.network.create_security_group_rule(security_group_id=group.id, **rule)
+
+
 def network(cloud: Connection, name: str) -> None:
     """Network ``lab``, with a port in it for the machine of cloud ``name`` itself."""
     net = cloud.network.find_network("lab") or cloud.network.create_network(name="lab", shared=True)
@@ -151,6 +164,7 @@ def content(cloud: Connection, name: str) -> None:
         if not cloud.compute.find_flavor(flavor):
             cloud.compute.create_flavor(name=flavor, ram=ram, vcpus=1, disk=disk)
     images(cloud)
+    open_security_groups(cloud)
     network(cloud, name)
 
 

@@ -69,6 +69,9 @@ install_venv() {
   step "libvirt-python $(libvirt_version) built"
 }
 
+# installed_how: as what our package is installed now; a wheel if it is not.
+installed_how() { [[ $(cat "$VENV/.package" 2>/dev/null) == editable* ]] && echo editable || echo wheel; }
+
 # package_files: what the package is made of, as far as it is there.
 package_files() {
   local parts="cloudlet_ext setup.py setup.cfg pyproject.toml requirements.txt README.rst LICENSE" file
@@ -86,7 +89,9 @@ install_package() {
   # A copy of the tree as it is, with an index of git's, by which pbr knows what belongs to
   # the package; a build in the tree would find the leftovers of others.
   package_files | tar -c --verbatim-files-from -T - | tar -x -C "$work"
-  stamp="$how $(cd "$work" && digest_of .)"
+  stamp="wheel $(cd "$work" && digest_of .)"
+  # In the tree itself only entry points and the like are fixed at installation.
+  [ "$how" = wheel ] || stamp="editable $ROOT $(digest_of setup.cfg pyproject.toml)"
   if [ "$(cat "$VENV/.package" 2>/dev/null)" != "$stamp" ]; then
     uv_settings
     version=$("$VENV/bin/python" setup.py --version 2>/dev/null | tail -n 1) || version=0.0.0

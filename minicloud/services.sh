@@ -100,6 +100,8 @@ proc_name = "$name"
 workers = 1
 worker_class = "gthread"
 threads = 8
+# Longer than clients keep an idle connection: none is closed just when it is used again.
+keepalive = 75
 timeout = 600
 graceful_timeout = 3
 control_socket_disable = True

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,13 +19,13 @@ SETTLE_S = 20.0
 
 @pytest.fixture(scope="session")
 def cloud() -> Cloud:
-    """Cloud ``one``, all of whose services run."""
+    """Cloud ``one``, or that of ``MINICLOUD_TEST_CLOUD``; all services of all clouds run."""
     if not (WORK / "clouds.yaml").exists():
         pytest.fail(f"there is no minicloud in {WORK}: {HOW_TO_START}", pytrace=False)
     done = subprocess.run([MINICLOUD, "status"], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.fail(f"the minicloud is not up: {HOW_TO_START}\n{done.stdout}{done.stderr}", pytrace=False)
-    return Cloud("one")
+    return Cloud(os.environ.get("MINICLOUD_TEST_CLOUD", "one"))
 
 
 @pytest.fixture(autouse=True)
