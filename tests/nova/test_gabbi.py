@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import unittest
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gabbi import driver
-from gabbi.driver import test_pytest  # noqa: F401 - gabbi's tests are parameters of this one
 
 from cloudlet_ext import operation_id
 from tests.nova import cloud as cloud_module
@@ -27,9 +27,11 @@ def _app() -> Any:
     return application
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+def _requests() -> list[Any]:
+    """All requests of all files, each file's in its order."""
     folder = str(Path(__file__).parent / "gabbits")
-    driver.py_test_generator(folder, intercept=_app, prefix="/v2.1", test_loader_name="gabbi", metafunc=metafunc)
+    files = driver.build_tests(folder, unittest.TestLoader(), intercept=_app, prefix="/v2.1", test_loader_name="gabbi")
+    return [pytest.param(request, id=type(request).__name__) for file in files for request in file]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,3 +68,12 @@ def _operation(cloud: Cloud) -> None:
     """A running operation that is there for every request, whatever the one before did to it."""
     identifier = f"{operation_id.new('compute1')[:8]}-0000-4000-8000-000000000000"
     cloud.managers["compute1"].add(identifier, project_id=MINE)
+
+
+@pytest.mark.parametrize("request_of_file", _requests())
+def test_contract(request_of_file: unittest.TestCase) -> None:
+    result = unittest.TestResult()
+    request_of_file(result)
+    assert result.testsRun == 1
+    assert not result.skipped
+    assert result.wasSuccessful(), "\n".join(text for _, text in [*result.failures, *result.errors])
