@@ -130,6 +130,15 @@ def disk_target(text: str) -> str:
     return "" if target is None else target.get("dev", "")
 
 
+def layer_below_view(text: str) -> str | None:
+    """What libvirt calls the image below an arriving layer (``vda[3]``); None when the first disk has no such layer."""
+    disk = _first_disk(parse(text))
+    target, below = disk.find("target"), disk.find("./backingStore[@type='network']/backingStore")
+    if target is None or below is None:
+        return None
+    return f"{target.get('dev')}[{below.get('index')}]"
+
+
 def interfaces(text: str) -> list[str]:
     """The descriptions of the network cards, in order."""
     return [ET.tostring(card, encoding="unicode") for card in parse(text).iterfind("./devices/interface")]

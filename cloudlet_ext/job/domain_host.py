@@ -67,8 +67,9 @@ class DomainHost:
         """Have libvirt copy the layer into the guest's own image; :class:`ResumeFailed`."""
         handle = self.guest.handle
         target = domain_xml.disk_target(self.guest.description)
+        below = domain_xml.layer_below_view(self.guest.description)
         try:
-            handle.blockRebase(target, f"{target}[2]", 0, 0)
+            handle.blockRebase(target, below, 0, 0)
             deadline = time.monotonic() + _COPY_TIMEOUT_S
             while handle.blockJobInfo(target, 0):
                 if time.monotonic() > deadline:
@@ -77,3 +78,5 @@ class DomainHost:
                 time.sleep(_POLL_S)
         except libvirt.libvirtError as failure:
             raise ResumeFailed(reason=f"its disk could not be completed: {failure}") from failure
+        if domain_xml.layer_below_view(self.guest.description) is not None:
+            raise ResumeFailed(reason="its disk still needs the layer that was arriving")
