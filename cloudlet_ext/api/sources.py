@@ -22,7 +22,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_LENGTH = 255
-"""What Nova keeps of a value in a server's metadata."""
+"""Of ``overlay_url``: what Nova keeps of a value in a server's metadata."""
+
+_MAX_URL_LENGTH = 8192
+"""Of any URL, such as those that are redirected to."""
 
 _PORTS = {"https": 443, "http": 80}
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?")
@@ -194,8 +197,8 @@ def _url_source(text: str) -> UrlSource:
 
 def _what_is_wrong(text: str) -> str | None:
     """Why a text is no URL of a file on a web server."""
-    if len(text) > MAX_LENGTH:
-        return f"it is longer than {MAX_LENGTH} characters"
+    if len(text) > _MAX_URL_LENGTH:
+        return f"it is longer than {_MAX_URL_LENGTH} characters"
     if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
         return "it has characters that a URL cannot have"
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import webob
@@ -17,6 +17,7 @@ from cloudlet_ext.api import errors, microversion, validation
 from cloudlet_ext.api.routes import Route
 from cloudlet_ext.api.sources import SourceRules
 from cloudlet_ext.nova.catalogue import Catalogue
+from cloudlet_ext.nova.hosts import Silence
 from cloudlet_ext.nova.rpcapi import CloudletAPI
 
 LOG = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Services:
     catalogue: Catalogue
     rpc: CloudletAPI
     sources: SourceRules
+    silence: Silence = field(default_factory=Silence)
 
     @classmethod
     def of(cls, conf: Any) -> Services:

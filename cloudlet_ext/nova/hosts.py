@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -77,7 +78,26 @@ def ask(what: str, question: Callable[[], Answer]) -> Answer:
         raise errors.HostSilent(what=what, seconds=rpcapi.CALL_TIMEOUT_S) from None
 
 
-def ask_all(context: Any, hosts: Iterable[Host], question: Callable[[Any, str], Answer]) -> list[Answer]:
+class Silence:
+    """Which hosts did not answer lately: a host without our driver never does, and a list need not wait for it."""
+
+    def __init__(self, lasts_s: float = 60.0) -> None:
+        self._lasts_s = lasts_s
+        self._since: dict[str, float] = {}
+
+    def note(self, host: str) -> None:
+        """It did not answer now."""
+        self._since[host] = time.monotonic()
+
+    def holds(self, host: str) -> bool:
+        """Whether it is not to be asked yet."""
+        since = self._since.get(host)
+        return since is not None and time.monotonic() - since < self._lasts_s
+
+
+def ask_all(
+    context: Any, hosts: Iterable[Host], question: Callable[[Any, str], Answer], silence: Silence
+) -> list[Answer]:
     """The answers of those hosts that do answer; ``question`` is given a context of the host's cell, and its name."""
 
     def one(host: Host) -> list[Answer]:
@@ -86,9 +106,10 @@ def ask_all(context: Any, hosts: Iterable[Host], question: Callable[[Any, str], 
                 return [question(targeted, host.name)]
             except oslo_messaging.MessagingTimeout:
                 LOG.warning("Compute host %s did not answer; its operations are left out.", host.name)
+                silence.note(host.name)
                 return []
 
-    asked = [host for host in hosts if host.up]
+    asked = [host for host in hosts if host.up and not silence.holds(host.name)]
     if not asked:
         return []
     with ThreadPoolExecutor(min(_AT_ONCE, len(asked)), thread_name_prefix="cloudlet-ask") as pool:

@@ -83,6 +83,7 @@ def of_project(services: Services, context: Any, project_id: str | None) -> list
         context,
         hosts.all_hosts(context),
         lambda targeted, host: services.rpc.list_operations(targeted, host, project_id=project_id),
+        services.silence,
     )
     return _newest_first(
         [
@@ -139,7 +140,7 @@ def _not_begun(server: Any) -> Operation | None:
         "project_id": server.project_id,
         "user_id": server.user_id,
         "host": server.host,
-        "created_at": server.created_at.isoformat(),
-        "updated_at": (server.updated_at or server.created_at).isoformat(),
+        "created_at": f"{server.created_at:%Y-%m-%dT%H:%M:%SZ}",
+        "updated_at": f"{server.updated_at or server.created_at:%Y-%m-%dT%H:%M:%SZ}",
     }
     return view.of_server(facts, kind, error)

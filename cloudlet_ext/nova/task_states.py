@@ -16,8 +16,6 @@ def register() -> None:
 
     To be called in every process that saves a server in one of them; any number of times.
     """
-    kind = fields.InstanceTaskState
-    missing = tuple(state for state in ALL if state not in kind.ALL)
-    if missing:
-        kind.ALL += missing
-        fields.InstanceTaskStateField.AUTO_TYPE = kind()
+    # All fields of this kind share one object, which was made when Nova's modules were loaded.
+    shared = fields.InstanceTaskStateField.AUTO_TYPE
+    shared._valid_values = tuple(dict.fromkeys((*shared._valid_values, *ALL)))

@@ -185,12 +185,14 @@ def test_our_rules_are_novas(cloud: Cloud) -> None:
 
 def test_task_states_can_be_notified(cloud: Cloud) -> None:
     """Nova's versioned notifications refuse states that they do not know."""
-    from nova.notifications.objects.instance import InstanceStateUpdatePayload
+    from nova.notifications.objects.instance import InstancePayload
 
+    field = InstancePayload.fields["task_state"]
     task_states.register()
-    for state in task_states.ALL:
-        payload = InstanceStateUpdatePayload("active", "active", None, state)
-        assert payload.new_task_state == state
+    for state in (*task_states.ALL, "rebooting", None):
+        assert field.coerce(None, "task_state", state) == state
+    with pytest.raises(ValueError, match="dreaming"):
+        field.coerce(None, "task_state", "dreaming")
 
 
 def test_options_are_novas(cloud: Cloud) -> None:

@@ -8,6 +8,7 @@ from nova import context as nova_context
 from nova import objects
 
 from cloudlet_ext import operation_id
+from cloudlet_ext.nova import hosts
 from tests.nova.cloud import ADMIN, MEMBER, MINE, OTHER, THEIRS, Cloud
 from tests.nova.manager import operation
 
@@ -144,3 +145,15 @@ def test_what_has_ended_cannot_be_cancelled(cloud: Cloud, state: str) -> None:
 def test_an_answer_that_does_not_fit_its_schema(cloud: Cloud) -> None:
     identifier = cloud.managers["compute1"].add(operation_id.new("compute1"), project_id=MINE, state="dreaming")
     assert cloud.request(MEMBER, "GET", f"{PATH}/{identifier}").status_int == 500
+
+
+def test_a_silent_host_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(hosts.time, "monotonic", lambda: now[0])
+    silence = hosts.Silence(lasts_s=60)
+    assert not silence.holds("compute1")
+    silence.note("compute1")
+    assert silence.holds("compute1")
+    assert not silence.holds("compute2")
+    now[0] += 60
+    assert not silence.holds("compute1")

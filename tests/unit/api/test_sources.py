@@ -63,12 +63,18 @@ def test_a_url_in_parts() -> None:
         ("https://example.org/a/../b", "parts"),
         ("https://example.org/a/%2E%2e/b", "parts"),
         ("https://-example.org/app", "host"),
-        ("https://example.org/" + "a" * MAX_LENGTH, "longer"),
+        ("https://example.org/" + "a" * 8192, "longer"),
     ],
 )
 def test_malformed_urls_say_why(text: str, reason: str) -> None:
     with pytest.raises(errors.SourceMalformed, match=reason):
         DEFAULT.parse(text)
+
+
+def test_redirects_may_be_longer_than_metadata() -> None:
+    text = "https://example.org/app?signature=" + "a" * 1000
+    assert len(text) > MAX_LENGTH
+    assert DEFAULT.parse(text).text == text
 
 
 @pytest.mark.parametrize("text", ["http://example.org/app", "file:///etc/passwd", "ftp://example.org/a", "app", ""])
