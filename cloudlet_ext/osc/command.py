@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,9 @@ Columns = Mapping[str, str]
 
 Formats = Mapping[str, Callable[[Any], Any]]
 """Attribute of a resource -> what makes a column's value of it."""
+
+_STATUS = re.compile(r"^\d{3} [A-Z][A-Za-z ]+: ")
+"""The status that Glance puts before its words."""
 
 _MISSING_ACTION = "no such action"
 
@@ -211,7 +215,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _refusal(error: exceptions.HttpException) -> str:
     """What the service said, without URLs and names of classes."""
-    details = " ".join(str(error.details or error.message).split())
+    details = _STATUS.sub("", " ".join(str(error.details or error.message).split()))
     if error.status_code == 400 and _MISSING_ACTION in details.lower():
         return "This cloud's compute service has no cloudlet extension. Choose another cloud, or ask its operator."
     if error.status_code == 403:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 from cliff.columns import FormattableColumn
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -67,8 +69,9 @@ class PairsColumn(FormattableColumn[dict[str, object] | None]):
     """Names and values."""
 
     def human_readable(self) -> str:
-        """``name: value`` in lines."""
-        return "\n".join(f"{key}: {value}" for key, value in sorted((self._value or {}).items()))
+        """``name: value`` in lines; what is no text as JSON."""
+        pairs = sorted((self._value or {}).items())
+        return "\n".join(f"{key}: {each if isinstance(each, str) else json.dumps(each)}" for key, each in pairs)
 
 
 class StagesColumn(FormattableColumn[list[dict[str, str]] | None]):

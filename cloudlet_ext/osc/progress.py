@@ -63,10 +63,13 @@ class LineProgress(_Written):
     def show(self, stage: str, done: int, total: int, rate: float | None, left_s: float | None) -> None:
         """One line, or none."""
         now = time.monotonic()
-        if stage == self._stage and now - self._told_at < _LINE_EVERY_S:
+        if stage != self._stage:
+            self._write(f"{stage}\n")
+        elif now - self._told_at < _LINE_EVERY_S:
             return
+        else:
+            self._write(f"{stage}{_amount(done, total, rate, left_s)}\n")
         self._stage, self._told_at = stage, now
-        self._write(f"{stage}{_amount(done, total, rate, left_s)}\n")
 
     def note(self, words: str) -> None:
         """One line."""

@@ -63,12 +63,11 @@ class Start(ShowOne):
         return [{"uuid": chosen.id}]
 
     def _tell_rest(self, started: Started) -> None:
-        """The guest runs; say so if pages of it are still to come."""
+        """The guest runs; say so if something is still being done, such as fetching its remaining pages."""
         operation = started.operation
         if operation is not None and operation.state not in ENDED:
-            self.say(
-                f"The guest runs; the rest of its pages is arriving: openstack cloudlet operation show {operation.id}"
-            )
+            stage = operation.stage or operation.state
+            self.say(f"The guest runs; the rest ({stage}) goes on: openstack cloudlet operation show {operation.id}")
 
 
 def _shown(started: Started) -> tuple[Any, Any]:
