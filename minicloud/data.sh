@@ -9,7 +9,9 @@ database_url() { printf 'mysql+pymysql://root@localhost/%s?unix_socket=%s\n' "$1
 sql() { SUFFIX="" inside mariadb --no-defaults -S $DATABASE_SOCKET -u root "$@"; }
 
 # The schemas are the same in every cloud of one set of releases: their data files are kept.
-schema_cache() { printf '%s/schemas-%s\n' "$CACHE" "$(digest_of "$PARTS/requirements.lock" | cut -c1-12)"; }
+schema_cache() {
+  printf '%s/schemas-%s\n' "$CACHE" "$(digest_of "$PARTS/requirements.lock" "$PARTS/data.sh" | cut -c1-12)"
+}
 
 # The data folder: from the cache, or new and empty.
 database_files() {
@@ -88,6 +90,7 @@ make_schemas() {
   logged_step schemas-2 inside nova-manage --config-file "$C/etc/nova.conf" db sync --local_cell
   logged_step schemas-2 inside nova-manage --config-file "$C/etc/nova.conf" --config-file "$C/etc/cell0.conf" \
     db sync --local_cell
+  make_cells
   wait $other || die "$CLOUD: no schemas"
   stop db
   keep_schemas
@@ -105,11 +108,14 @@ keep_schemas() {
   mv "$cached.new" "$cached"
 }
 
+# Nova's cells: nothing in them is of one cloud only, since the address of RabbitMQ is taken
+# from what each service is configured with.
 make_cells() {
   local nova=(inside nova-manage --config-file "$C/etc/nova.conf" cell_v2)
   logged_step cells "${nova[@]}" map_cell0 --database_connection "$(database_url nova_cell0)"
   "${nova[@]}" list_cells 2>>"$C/logs/cells.log" | grep -F ' cell1 ' >/dev/null ||
-    logged_step cells "${nova[@]}" create_cell --name cell1
+    logged_step cells "${nova[@]}" create_cell --name cell1 --database_connection "$(database_url nova)" \
+      --transport-url '{scheme}://{username}:{password}@{hostname}:{port}/'
 }
 
 # Keystone's keys and its first user.
@@ -128,13 +134,9 @@ make_identity() {
 }
 
 databases_up() {
-  local cells
   [ -e "$C/state/.schemas" ] || make_schemas
   [ ! -e "$C/state/.identity" ] || return 0
-  make_cells &
-  cells=$!
   make_identity
-  wait $cells || die "$CLOUD: no cells"
   touch "$C/state/.identity"
   step "$CLOUD: database filled"
 }
