@@ -12,11 +12,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openstack
 import yaml
-from openstack.connection import Connection
+
+if TYPE_CHECKING:
+    from openstack.connection import Connection
 
 WORK = Path(os.environ["WORK"])
 GUESTS = Path(os.environ["GUESTS"])
@@ -186,6 +187,8 @@ def main(what: str, *arguments: str) -> None:
     if what == "clouds-yaml":
         clouds_yaml(dict(argument.split("=", 1) for argument in arguments))
         return
+    import openstack  # takes a second or two
+
     name, address = os.environ["CLOUD"], os.environ["CONTROLLER"]
     began = time.monotonic()
     cloud = openstack.connect(load_yaml_config=False, load_envvars=False, **login(address, name))

@@ -117,9 +117,10 @@ link_driver() {
 
 # Fail before a cloud is started that could not work.
 check_extension() {
-  [ "$MINICLOUD_EXTENSION" != 0 ] || return 0
+  [ "$MINICLOUD_EXTENSION" != 0 ] && [ ! "$VENV/.checked" -nt "$VENV/.package" ] || return 0
   (cd / && logged "importing the extension (MINICLOUD_EXTENSION=0 leaves it out)" \
     "$VENV/bin/python" -c 'import cloudlet_ext.nova.filter, nova.virt.cloudlet')
+  touch "$VENV/.checked"
 }
 
 # install_all wheel|editable
