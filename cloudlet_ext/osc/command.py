@@ -218,8 +218,8 @@ def _refusal(error: exceptions.HttpException) -> str:
     details = _STATUS.sub("", " ".join(str(error.details or error.message).split()))
     if error.status_code == 400 and _MISSING_ACTION in details.lower():
         return "This cloud's compute service has no cloudlet extension. Choose another cloud, or ask its operator."
-    if error.status_code == 403:
-        return f"Not allowed (403): {details} Another role or project is needed."
+    if error.status_code == 403 and details.startswith("Policy "):
+        details += " Another role or project is needed."
     return f"{details} (HTTP {error.status_code})" if error.status_code else details
 
 

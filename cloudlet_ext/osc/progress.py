@@ -109,8 +109,10 @@ class BarProgress(_Written):
         self._write(f"\r\x1b[K{words}\n")
 
     def close(self) -> None:
-        """Take the bar away."""
-        self._write("\r\x1b[K")
+        """Take the bar away, if it is there."""
+        if self._stage is not None:
+            self._stage = None
+            self._write("\r\x1b[K")
 
 
 class TransferProgress:

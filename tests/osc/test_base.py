@@ -136,7 +136,7 @@ def test_refusals_are_in_the_services_own_words(cloud: Cloud, run: Command) -> N
     assert run("cloudlet base create build --name x", fails=True).err.strip() == f"{words} (HTTP 409)"
     cloud.refuse("POST", ".*/action", 403, "403 Forbidden: Policy doesn't allow it to be performed.")
     err = run("cloudlet base create build --name x", fails=True).err
-    assert err.startswith("Not allowed (403): Policy doesn't allow it to be performed.")
+    assert err.startswith("Policy doesn't allow it to be performed. Another role or project is needed. (HTTP 403)")
 
 
 def test_an_interruption_ends_the_wait_alone(cloud: Cloud, run: Command) -> None:
