@@ -172,7 +172,7 @@ class SourceRules:
                 raise errors.SourceAddressRefused(source=source, address=text, reason=reason)
 
     def _not_allowed(self, text: str) -> errors.SourceNotAllowed:
-        return errors.SourceNotAllowed(source=text[:MAX_LENGTH], allowed=", ".join(self.sources) or "none")
+        return errors.SourceNotAllowed(source=_without_secret(text), allowed=", ".join(self.sources) or "none")
 
 
 def _glance_source(text: str) -> GlanceSource:
@@ -188,7 +188,7 @@ def _glance_source(text: str) -> GlanceSource:
 def _url_source(text: str) -> UrlSource:
     reason = _what_is_wrong(text)
     if reason is not None:
-        raise errors.SourceMalformed(source=text[:MAX_LENGTH], reason=reason)
+        raise errors.SourceMalformed(source=_without_secret(text), reason=reason)
     parts = urlsplit(text)
     scheme = parts.scheme.lower()
     host = (parts.hostname or "").rstrip(".")
@@ -222,6 +222,11 @@ def _what_is_wrong_with(parts: SplitResult, port: int | None) -> str | None:
     if any(part in (".", "..") for part in re.sub("%2e", ".", parts.path, flags=re.IGNORECASE).split("/")):
         return "its path has parts that are . or .."
     return None
+
+
+def _without_secret(text: str) -> str:
+    """A text for a message: without a user's name and password, and not longer than need be."""
+    return re.sub(r"//[^/]*@", "//***@", text[:MAX_LENGTH])
 
 
 def _literal(host: str) -> Address | None:

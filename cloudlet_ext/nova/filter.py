@@ -7,6 +7,7 @@ ours goes on as it came.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,7 @@ class CloudletFilter:
         try:
             route = routes.match(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
         except errors.ApiError as refused:
-            return _fault(refused, None)(environ, start_response)
+            return _fault(_wrapped(refused), None)(environ, start_response)
         if route is None or (route.handler == server_actions.ROUTE and not server_actions.may_be_ours(environ)):
             return self.app(environ, start_response)
         request = wsgi.Request(environ)
@@ -56,18 +57,18 @@ class CloudletFilter:
                 call.accept()
             return self._handlers[call.route.handler](call)
         except errors.ApiError as refused:
-            return _fault(refused, call)
+            return _fault(_wrapped(refused), call)
         except exception.Forbidden as refused:
-            return wsgi.Fault(webob.exc.HTTPForbidden(explanation=refused.format_message()))
+            return _fault(webob.exc.HTTPForbidden(explanation=refused.format_message()), call)
         except exception.InvalidContentType:
-            return wsgi.Fault(webob.exc.HTTPUnsupportedMediaType(explanation="Unsupported Content-Type"))
+            return _fault(webob.exc.HTTPUnsupportedMediaType(explanation="Unsupported Content-Type"), call)
         except exception.Invalid as refused:
-            return wsgi.Fault(webob.exc.HTTPBadRequest(explanation=refused.format_message()))
+            return _fault(webob.exc.HTTPBadRequest(explanation=refused.format_message()), call)
         except AnswerInvalid:
             LOG.exception("An answer does not fit its schema")
-            return wsgi.Fault(webob.exc.HTTPInternalServerError())
+            return _fault(webob.exc.HTTPInternalServerError(), call)
         except webob.exc.HTTPException as refused:
-            return wsgi.Fault(refused)
+            return _fault(refused, call)
 
 
 def _handlers() -> dict[str, Handler]:
@@ -81,14 +82,21 @@ def _handlers() -> dict[str, Handler]:
     return handlers
 
 
-def _fault(refused: errors.ApiError, call: Call | None) -> Any:
+def _wrapped(refused: errors.ApiError) -> Any:
+    """An error of ours as webob's."""
     # The text may hold a URL with a signature in it, which belongs into nobody's log.
     LOG.info("Refused with %s: %s", refused.status, type(refused).__name__)
     wrapped = webob.exc.status_map[refused.status](explanation=str(refused))
     if isinstance(refused, errors.MethodNotAllowed):
         wrapped.headers["Allow"] = refused.allowed
-    if call is not None and not isinstance(refused, errors.VersionMalformed | errors.VersionUnknown):
-        add_version(wrapped.headers, call.version)
+    return wrapped
+
+
+def _fault(wrapped: Any, call: Call | None) -> Any:
+    """An error in Nova's form, with the version where one is known."""
+    if call is not None:
+        with contextlib.suppress(errors.VersionMalformed, errors.VersionUnknown):
+            add_version(wrapped.headers, call.version)
     return wsgi.Fault(wrapped)
 
 

@@ -110,6 +110,8 @@ def test_rights(cloud: Cloud, images: Images, row: str, who: str) -> None:
         (fault,) = answer.json.values()
         assert fault["code"] == expected
         assert set(fault) == {"code", "message"}
+    if expected in (403, 404):
+        assert answer.headers["OpenStack-API-Version"] == "cloudlet 1.0"
     if expected == 404:
         assert MINE not in answer.text
 

@@ -71,6 +71,14 @@ def test_malformed_urls_say_why(text: str, reason: str) -> None:
         DEFAULT.parse(text)
 
 
+@pytest.mark.parametrize("scheme", ["https", "ftp"])
+def test_passwords_are_not_repeated(scheme: str) -> None:
+    with pytest.raises((errors.SourceMalformed, errors.SourceNotAllowed)) as refused:
+        DEFAULT.parse(f"{scheme}://alice:secret@example.org/app")
+    assert "secret" not in str(refused.value)
+    assert "alice" not in str(refused.value)
+
+
 def test_redirects_may_be_longer_than_metadata() -> None:
     text = "https://example.org/app?signature=" + "a" * 1000
     assert len(text) > MAX_LENGTH
