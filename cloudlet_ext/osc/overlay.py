@@ -25,8 +25,7 @@ from cloudlet_ext.osc.command import (
 from cloudlet_ext.osc.figures import SizeColumn, size
 from cloudlet_ext.sdk.choice import choose_base
 from cloudlet_ext.sdk.errors import BaseMissing, NotReady
-from cloudlet_ext.sdk.overlay import Overlay
-from cloudlet_ext.sdk.overlay_transfer import import_overlay, is_url, opened, save_overlay
+from cloudlet_ext.sdk.overlay import Overlay, is_url
 from cloudlet_ext.sdk.waiting import wait_for_operation
 
 _COLUMNS = {
@@ -193,6 +192,8 @@ class SaveOverlay(Command):
 
     def take_action(self, parsed_args: Namespace) -> None:
         """Fetch it."""
+        from cloudlet_ext.sdk.overlay_transfer import save_overlay
+
         overlay = self.proxy.find_overlay(parsed_args.overlay)
         with self.transfer("save", overlay.size_bytes or 0) as count:
             written = save_overlay(self.connection, overlay, parsed_args.file, count, parsed_args.force)
@@ -218,6 +219,8 @@ class ImportOverlay(ShowOne):
 
     def take_action(self, parsed_args: Namespace) -> tuple[Any, Any]:
         """Send it."""
+        from cloudlet_ext.sdk.overlay_transfer import import_overlay, opened
+
         given = parsed_args.overlay
         name = parsed_args.name or Path(urlsplit(given).path if is_url(given) else given).stem
         if not name:

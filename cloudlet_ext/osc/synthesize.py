@@ -13,7 +13,7 @@ from cloudlet_ext.osc import server
 from cloudlet_ext.sdk.base import Base
 from cloudlet_ext.sdk.choice import choose_base
 from cloudlet_ext.sdk.errors import NotReady
-from cloudlet_ext.sdk.overlay_transfer import base_id_of, is_url
+from cloudlet_ext.sdk.overlay import is_url
 
 
 class Synthesize(server.Start):
@@ -58,6 +58,9 @@ class Synthesize(server.Start):
 
     def _told_by(self, url: str) -> str:
         """The base that the overlay at ``url`` was made for."""
+        # The engine takes a second to import on a busy machine, and is not needed for overlays of the cloud.
+        from cloudlet_ext.sdk.overlay_transfer import base_id_of
+
         try:
             return base_id_of(url)
         except SourceError as error:

@@ -37,3 +37,8 @@ class Overlay(resource.Resource):
     size_bytes: int = resource.Body("size_bytes", type=int)
     #: ISO 8601, UTC.
     created_at: str = resource.Body("created_at")
+
+
+def is_url(text: str) -> bool:
+    """Whether an overlay is named by where it can be fetched."""
+    return "://" in text

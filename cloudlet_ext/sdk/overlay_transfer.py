@@ -24,11 +24,6 @@ from cloudlet_ext.sdk.image_data import Progress
 from cloudlet_ext.sdk.overlay import Overlay
 
 
-def is_url(text: str) -> bool:
-    """Whether an overlay is named by where it can be fetched."""
-    return "://" in text
-
-
 @contextmanager
 def opened(path_or_url: str) -> Iterator[tuple[OverlayFile, Source]]:
     """Open an overlay that is a file or at an http(s) URL: header and manifest are read and checked.

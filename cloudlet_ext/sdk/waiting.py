@@ -19,7 +19,7 @@ _FIRST_PAUSE_S = 0.2
 _LAST_PAUSE_S = 1.0
 """Each look costs the cloud a call to the compute host, 60 to 90 ms."""
 
-_BEGIN_S = 30.0
+_BEGIN_S = 60.0
 """So long a compute host may take until it knows an operation that the API has accepted."""
 
 _SILENCE_S = 60.0
