@@ -10,7 +10,7 @@ fill() {
 # Nova's services start again when what they are made of has changed.
 nova_is_current() {
   local k now stamp=$C/state/.nova
-  now="$(digest_of "$C"/etc/nova*.conf "$C/etc/api-paste.ini") $(cat "$VENV/.package" 2>/dev/null)"
+  now="$(digest_of "$C/etc/nova.conf" "$C/etc/api-paste.ini") $(cat "$VENV/.package" 2>/dev/null)"
   if [ -e "$stamp" ] && [ "$(cat "$stamp")" != "$now" ]; then
     step "$CLOUD: the extension or its configuration has changed, Nova starts again"
     # shellcheck disable=SC2046,SC2086

@@ -123,7 +123,10 @@ def images(cloud: Connection) -> None:
 
 
 def open_security_groups(cloud: Connection) -> None:
-    """Let everything into servers with a project's default security group, made already or not: tests ask their apps."""
+    """Let everything into servers with a project's default security group, made already or not.
+
+    Their apps are asked from the machines, which are in no group of the project's.
+    """
     rule = {"direction": "ingress", "ethertype": "IPv4"}
     wanted = {"used_in_default_sg": True, "used_in_non_default_sg": False, **rule}
     templates = cloud.network.default_security_group_rules(**rule)

@@ -85,12 +85,11 @@ def table(cloud: str, services: list[Service]) -> str:
     """The table of one cloud."""
     rows = [f"{cloud:<20} {'pid':>8}  state {'age':>12} {'processes':>10} {'PSS MiB':>8}"]
     for each in services:
+        start = f"  {each.name:<18} {each.pid or '-':>8} "
         if each.pid:
-            rows.append(
-                f"  {each.name:<18} {each.pid:>8}  up    {age(each.age_s):>12} {each.processes:>10} {each.pss_mib:>8.0f}"
-            )
+            rows.append(f"{start} up    {age(each.age_s):>12} {each.processes:>10} {each.pss_mib:>8.0f}")
         else:
-            rows.append(f"  {each.name:<18} {'-':>8}  down")
+            rows.append(f"{start} down")
     processes = sum(each.processes for each in services)
     rows.append(f"  {'all':<18} {'':>8}  {'':>18} {processes:>10} {sum(each.pss_mib for each in services):>8.0f}")
     return "\n".join(rows)

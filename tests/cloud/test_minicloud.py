@@ -18,11 +18,13 @@ ACCOUNTS = {
     "other": ("other-member", "other", "member"),
 }
 
+SERVICES = ("host", "db", "rabbitmq", "libvirtd", "keystone", "glance", "placement", "neutron", "nova-api", "compute")
+
 
 def test_status_shows_every_service(cloud: Cloud) -> None:
     rows = [line.split() for line in cloud.minicloud("status").splitlines()]
     states = {row[0]: row[2] for row in rows if len(row) > 3 and row[1].isdecimal() and row[2] in ("up", "down")}
-    assert {"host", "db", "rabbitmq", "libvirtd", "keystone", "glance", "placement", "neutron", "nova-api"} <= set(states)
+    assert set(SERVICES) <= set(states)
     assert set(states.values()) == {"up"}
 
 
