@@ -23,7 +23,8 @@ def end(context: Any, instance: Any, how: str) -> None:
     """``stop`` or ``delete``; what novaclient raises when the user may not, or cannot."""
     session = service_auth.get_service_auth_session("service_user")
     auth = service_auth.get_service_auth_plugin("service_user")
-    endpoint = auth.get_endpoint(session, service_type="compute", region_name=CONF.service_user.region_name)
+    # Nova is told its region with each service that it uses; all are those of its own.
+    endpoint = auth.get_endpoint(session, service_type="compute", region_name=CONF.glance.region_name)
     users = auth_session.Session(
         auth=token_endpoint.Token(endpoint, context.auth_token), verify=CONF.service_user.cafile or True
     )
