@@ -28,6 +28,8 @@ _TRIM_TIMEOUT_S = 30
 
 def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]:
     """Capture, compare, compress, upload; what the operation has to tell."""
+    if job.get("record"):
+        raise errors.BadJob(field="record", reason="a working set cannot be recorded here yet, leave it out")
     images, cache = Images.of_job(job), BaseCache.of_job(job)
     fetch = fetch_images(images, job["base_image"], job["base_memory_image"], report)
     with scratch_folder(job) as scratch, cache.using(job["base_id"], fetch, report) as base:

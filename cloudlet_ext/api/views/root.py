@@ -15,7 +15,6 @@ CAPABILITIES = [
     "base-resume",
     "operation-cancel",
     "overlay-create",
-    "overlay-record",
     "synthesis",
 ]
 
