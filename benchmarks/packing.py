@@ -19,7 +19,6 @@ from cloudlet_ext.worker import probe
 
 _RECEIVE_TIMEOUT_S = 300.0
 _REPLY_TIMEOUT_S = 60.0
-_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -86,16 +85,25 @@ def stream(command: list[str | Path], url: str) -> tuple[float, float]:
 
 
 def _streamed(bench: Bench, peer: Peer, command: list[str | Path], url: str) -> tuple[float, float, float]:
-    """Begin, downloaded, unpacked. What unpacks from a file may fail from a pipe: zstd 1.5.4 does, now and then."""
-    for left in reversed(range(_ATTEMPTS)):
+    """Begin, downloaded, unpacked. What zstd 1.5.4 has written it can read from a file, but not always from a pipe."""
+    began = time.monotonic()
+    try:
+        return began, *stream(command, url)
+    except ProcessFailed as failure:
+        bench.say(f"{peer.name} failed ({failure}): downloaded to a file first")
+    packed = bench.scratch / "downloaded"
+    try:
         began = time.monotonic()
-        try:
-            return began, *stream(command, url)
-        except ProcessFailed as failure:
-            if not left:
-                raise
-            bench.say(f"{peer.name} failed ({failure}), once more")
-    raise AssertionError
+        with packed.open("wb") as file:
+            file.writelines(download(url))
+        downloaded = time.monotonic()
+        with packed.open("rb") as file:
+            done = subprocess.run([str(part) for part in command], check=False, stdin=file, timeout=_RECEIVE_TIMEOUT_S)
+        if done.returncode:
+            raise ProcessFailed(f"{command[0]}: status {done.returncode}")
+        return began, downloaded, time.monotonic()
+    finally:
+        packed.unlink(missing_ok=True)
 
 
 def receive(bench: Bench, made: Prepared, peer: Peer, rate: Rate) -> Received:
