@@ -38,29 +38,12 @@ def pack(bench: Bench, made: Prepared, peer: Peer) -> Path:
         out = made.overlay.parent / f"packed-{peer.name.replace(' ', '')}"
         with bench.section(f"{made.workload.name}: {peer.title}"):
             done = peer.encode(made.reference, made.target, out)
-        if not _unpacks(bench, made, peer, out):
-            # zstd 1.5.4 writes, rarely, a file that it cannot read.
-            bench.say(f"{made.workload.name}: what {peer.name} wrote cannot be unpacked, once more")
-            done = peer.encode(made.reference, made.target, out)
         workload = made.workload.name
         bench.rows.add(workload, peer.name, "size", out.stat().st_size, "bytes")
         bench.rows.add(workload, peer.name, "creation", made.saved.save_s + done.wall_s, "s")
         bench.rows.add(workload, peer.name, "creation peak memory", done.peak.anonymous, "bytes")
         bench.packed[key] = out
     return bench.packed[key]
-
-
-def _unpacks(bench: Bench, made: Prepared, peer: Peer, packed: Path) -> bool:
-    target = bench.scratch / "unpacked"
-    command = [str(part) for part in peer.decoder(made.reference, target)]
-    try:
-        with packed.open("rb") as file:
-            done = subprocess.run(
-                command, check=False, stdin=file, stderr=subprocess.DEVNULL, timeout=_RECEIVE_TIMEOUT_S
-            )
-        return done.returncode == 0
-    finally:
-        target.unlink(missing_ok=True)
 
 
 def stream(command: list[str | Path], url: str) -> tuple[float, float]:
@@ -84,28 +67,6 @@ def stream(command: list[str | Path], url: str) -> tuple[float, float]:
         end(process)
 
 
-def _streamed(bench: Bench, peer: Peer, command: list[str | Path], url: str) -> tuple[float, float, float]:
-    """Begin, downloaded, unpacked. What zstd 1.5.4 has written it can read from a file, but not always from a pipe."""
-    began = time.monotonic()
-    try:
-        return began, *stream(command, url)
-    except ProcessFailed as failure:
-        bench.say(f"{peer.name} failed ({failure}): downloaded to a file first")
-    packed = bench.scratch / "downloaded"
-    try:
-        began = time.monotonic()
-        with packed.open("wb") as file:
-            file.writelines(download(url))
-        downloaded = time.monotonic()
-        with packed.open("rb") as file:
-            done = subprocess.run([str(part) for part in command], check=False, stdin=file, timeout=_RECEIVE_TIMEOUT_S)
-        if done.returncode:
-            raise ProcessFailed(f"{command[0]}: status {done.returncode}")
-        return began, downloaded, time.monotonic()
-    finally:
-        packed.unlink(missing_ok=True)
-
-
 def receive(bench: Bench, made: Prepared, peer: Peer, rate: Rate) -> Received:
     """Download through a link, unpack as it comes, resume with QEMU's own means, wait for the right reply."""
     packed, saved = pack(bench, made, peer), made.saved
@@ -114,7 +75,8 @@ def receive(bench: Bench, made: Prepared, peer: Peer, rate: Rate) -> Received:
     name = "received"
     try:
         with open_link(packed.parent, rate) as link:
-            began, downloaded, unpacked = _streamed(bench, peer, peer.decoder(made.reference, target), link.url(packed))
+            began = time.monotonic()
+            downloaded, unpacked = stream(peer.decoder(made.reference, target), link.url(packed))
         sparse.copy(target, disk, offset=saved.memory.stat().st_size, length=saved.disk.stat().st_size)
         guest = stock.restore(bench, saved, target, disk, name)
         waiting = probe.parse(made.workload.probe)

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+_CHUNK_BYTES = 4096
+
+
 def extents(fd: int) -> Iterator[tuple[int, int]]:
     """Offset and length of what a file has on disk."""
     at, size = 0, os.fstat(fd).st_size
@@ -40,9 +43,10 @@ def copy(source: Path, target: Path, *, offset: int = 0, length: int | None = No
 
 
 def join(parts: list[Path], target: Path) -> None:
-    """Write all of ``parts``, one after the other."""
+    """Write all of ``parts``, one after the other, and fill up to whole chunks: nobody need change the file later."""
     target.unlink(missing_ok=True)
     at = 0
     for part in parts:
         copy(part, target, at=at)
         at += part.stat().st_size
+    os.truncate(target, -(-at // _CHUNK_BYTES) * _CHUNK_BYTES)
