@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-
 _CHUNK_BYTES = 4096
 
 

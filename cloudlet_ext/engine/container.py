@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -86,15 +86,22 @@ class Container:
             yield self.unpack(segment, self.fetch(segment))
 
 
-def open_container(source: ByteSource, kind: bytes) -> Container:
+HeaderCheck = Callable[[Header, str], None]
+"""Looks at a header, of the file with this name, and raises what is wrong with it."""
+
+
+def open_container(source: ByteSource, kind: bytes, check: HeaderCheck | None = None) -> Container:
     """Read and check header and manifest of a file of ``kind`` (header.OVERLAY, header.BASE).
 
-    One read, two when the manifest is long. Raises FormatError, or what the source raises.
+    One read, two when the manifest is long. ``check`` sees the header before anything is unpacked. Raises FormatError,
+    or what the source or ``check`` raises.
     """
     path = source.describe()
     size = source.size_bytes
     first = source.read(0, HEADER_BYTES if size is None else min(size, FIRST_READ_BYTES))
     header = decode_header(first, path, kind)
+    if check is not None:
+        check(header, path)
     end = HEADER_BYTES + header.manifest_stored_bytes
     if size is not None and end > size:
         raise Truncated(path=path, place="the manifest", expected=end, found=size)

@@ -11,6 +11,9 @@ from cloudlet_ext.engine.chunks import Numbers
 from cloudlet_ext.engine.errors import Malformed
 from cloudlet_ext.engine.planes import from_planes, planes, unzigzag, zigzag
 
+LIMIT_CHUNKS = 1 << 24
+"""Most chunks of a working set: 64 GiB. What comes later in it is not of the first reply any more."""
+
 _COUNT_BYTES = 8
 RUN_BYTES = 16
 """Bytes of a run before compression: step (8) and count (8)."""
@@ -30,6 +33,7 @@ def merge_orders(orders: Sequence[Numbers]) -> Numbers:
 
 def encode_order(order: Numbers) -> bytes:
     """Count of runs, then columns: steps from the end of the run before (zigzag), counts."""
+    order = order[:LIMIT_CHUNKS]
     if not len(order):
         return bytes(_COUNT_BYTES)
     edges = np.concatenate(([0], np.flatnonzero(np.diff(order) != 1) + 1, [len(order)]))
@@ -49,13 +53,19 @@ def decode_order(data: bytes, total_chunks: int, path: str) -> Numbers:
     if (lengths == 0).any() or (lengths > np.uint64(total_chunks)).any():
         raise Malformed(path=path, place=place, reason="a run is empty or too long")
     counts = lengths.astype(np.int64)
-    if int(counts.astype(np.float64).sum()) > total_chunks:
+    chunks = int(counts.astype(np.float64).sum())
+    if chunks > total_chunks:
         raise Malformed(path=path, place=place, reason="it has more chunks than the regions")
+    if chunks > LIMIT_CHUNKS:
+        raise Malformed(path=path, place=place, reason=f"it has {chunks} chunks, at most {LIMIT_CHUNKS} are allowed")
     starts = np.cumsum(steps + counts) - counts
     if ((starts < 0) | (starts > total_chunks - counts)).any():
         raise Malformed(path=path, place=place, reason="a run lies outside the regions")
+    # By runs, not by chunks: what is wrong is refused before memory is taken for it.
+    ascending = np.argsort(starts, kind="stable")
+    ends = (starts + counts)[ascending]
+    if (starts[ascending][1:] < ends[:-1]).any():
+        raise Malformed(path=path, place=place, reason="a chunk is in it twice")
     inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     order: Numbers = np.repeat(starts, counts) + inner
-    if len(np.unique(order)) != len(order):
-        raise Malformed(path=path, place=place, reason="a chunk is in it twice")
     return order

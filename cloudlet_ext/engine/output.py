@@ -108,7 +108,7 @@ def copy_all(source: int, target: int, length: int) -> None:
 
 def _lock(partial: Path, path: Path) -> int:
     while True:
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The writer before us may have renamed or removed the file between our open and our

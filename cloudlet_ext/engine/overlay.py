@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from cloudlet_ext.engine.chunks import ChunkReader, Numbers, is_zero
-from cloudlet_ext.engine.container import ByteSource, Container, open_container
+from cloudlet_ext.engine.container import ByteSource, Container, HeaderCheck, open_container
 from cloudlet_ext.engine.errors import Malformed, WrongBase
 from cloudlet_ext.engine.header import OVERLAY
 from cloudlet_ext.engine.layout import Layout
@@ -29,9 +29,12 @@ class OverlayFile:
     container: Container
 
     @classmethod
-    def open(cls, source: ByteSource) -> OverlayFile:
-        """Read header and manifest (one or two reads); FormatError, or what the source raises."""
-        return cls(open_container(source, OVERLAY))
+    def open(cls, source: ByteSource, check: HeaderCheck | None = None) -> OverlayFile:
+        """Read header and manifest (one or two reads); FormatError, or what the source or ``check`` raises.
+
+        ``check`` sees the header before anything is unpacked.
+        """
+        return cls(open_container(source, OVERLAY, check))
 
     @property
     def path(self) -> str:

@@ -80,18 +80,22 @@ def verify_signature(container: Container, keyring: Path) -> str:
     already checked that header and manifest fit the digest that is signed, and segments are checked
     by the manifest.
     """
-    header = container.header
+    return verify_header(container.header, container.path, keyring)
+
+
+def verify_header(header: Header, path: str, keyring: Path) -> str:
+    """The same of a header, before its manifest is unpacked: a stranger's manifest need not be looked at."""
     keys = load_keyring(keyring)
     if not header.is_signed:
-        raise Unsigned(path=container.path)
+        raise Unsigned(path=path)
     signer = header.public_key.hex()
     key = keys.get(header.public_key)
     if key is None:
-        raise UnknownSigner(path=container.path, signer=signer, keyring=str(keyring))
+        raise UnknownSigner(path=path, signer=signer, keyring=str(keyring))
     try:
         key.verify(header.signature, signed_message(header))
     except InvalidSignature as error:
-        raise BadSignature(path=container.path, signer=signer) from error
+        raise BadSignature(path=path, signer=signer) from error
     return signer
 
 

@@ -36,6 +36,12 @@ class NoAnswer(JobError):
     msg_fmt = "nova-compute ended the operation while it waited for %(what)s."
 
 
+class OverlayTooLarge(JobError):
+    """An overlay is larger than the operator allows."""
+
+    msg_fmt = "The overlay has %(found)s bytes, at most %(limit)s are allowed ([cloudlet] max_overlay_mb)."
+
+
 class BaseMismatch(JobError):
     """Base and overlay, or base and image, do not belong together."""
 

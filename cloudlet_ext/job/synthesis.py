@@ -17,7 +17,9 @@ from typing import Any
 
 from cloudlet_ext.engine import signature
 from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.container import HeaderCheck
 from cloudlet_ext.engine.file_source import FileSource
+from cloudlet_ext.engine.header import Header
 from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.qcow2 import Qcow2Image
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
@@ -90,7 +92,7 @@ def run_synthesis(job: dict[str, Any], channel: Channel, report: Report) -> dict
     with contextlib.ExitStack() as stack:
         source = _open(job, images)
         stack.callback(source.close)
-        overlay = OverlayFile.open(source)
+        overlay = OverlayFile.open(source, _signature_check(job))
         _check(job, overlay)
         place = stack.enter_context(_place(job, channel, report, images))
         machine = DomainMachine.from_dict(overlay.machine)
@@ -142,13 +144,26 @@ def _open(job: dict[str, Any], images: Images) -> Source:
     return open_source(url, sources.policy(job))
 
 
+def _signature_check(job: dict[str, Any]) -> HeaderCheck | None:
+    """Where signatures are required, they are looked at before anything else."""
+    if not job.get("keyring"):
+        return None
+    keyring = Path(job["keyring"])
+
+    def check(header: Header, path: str) -> None:
+        signature.verify_header(header, path, keyring)
+
+    return check
+
+
 def _check(job: dict[str, Any], overlay: OverlayFile) -> None:
     if overlay.base_id != job["base_id"]:
         raise errors.BaseMismatch(
             what="The overlay", found=(overlay.base_id or "none")[:12], expected=job["base_id"][:12]
         )
-    if job.get("keyring"):
-        signature.verify_signature(overlay.container, Path(job["keyring"]))
+    limit = job.get("max_overlay_bytes")
+    if limit and overlay.file_bytes > limit:
+        raise errors.OverlayTooLarge(found=overlay.file_bytes, limit=limit)
 
 
 def _arrival(place: _Place, overlay: OverlayFile) -> Arrival:

@@ -58,6 +58,7 @@ def common(context: Any, operation: Operation, in_use: Iterable[str]) -> dict[st
         "libvirt_uri": CONF.libvirt.connection_uri or "qemu:///system",
         "overlay_sources": CONF.cloudlet.overlay_sources,
         "allowed_networks": [str(network) for network in CONF.cloudlet.allowed_networks],
+        "max_overlay_bytes": CONF.cloudlet.max_overlay_mb << 20,
         "keyring": CONF.cloudlet.keyring if CONF.cloudlet.require_signed_overlays else None,
         "placement": CONF.cloudlet.placement,
     }

@@ -11,6 +11,7 @@ from nova import context as nova_context
 from nova import exception, objects, rpc
 from nova.objects import base as objects_base
 from oslo_log import log as logging
+from oslo_utils import timeutils
 
 from cloudlet_ext.nova import held_bases, jobs, rpcapi, server_record, synthesiser, task_states, workers
 from cloudlet_ext.nova.captures import Captures
@@ -21,6 +22,7 @@ from cloudlet_ext.nova.synthesiser import Synthesiser
 LOG = logging.getLogger(__name__)
 
 VERSION = "1.0"
+_LOST_AFTER_S = 60
 _RESTARTED = "nova-compute was restarted while the operation was running; the server is as it was before."
 
 
@@ -42,6 +44,7 @@ class CloudletManager:
         for operation in self._runner.store.find():
             if not operation.has_ended:
                 self._recover(operation)
+        self._runner.in_background(self._release_servers, "cloudlet-release")
         target = oslo_messaging.Target(topic=rpcapi.TOPIC, server=self._host)
         self._server = rpc.get_server(target, [self], serializer=objects_base.NovaObjectSerializer())
         self._server.start()
@@ -145,6 +148,16 @@ class CloudletManager:
         self._runner.store.end(operation, FAILED, _RESTARTED)
         if operation.server_id is not None:
             server_record.release(operation.server_id, task_states.ALL)
+
+    def _release_servers(self) -> None:
+        """Thread: take back task states of requests that never reached this host: nova-api ended in their middle."""
+        at_work = {one.server_id for one in self._runner.store.find() if not one.has_ended}
+        for instance in self._instances():
+            # A younger one may belong to a request that is still on its way to here.
+            is_old = timeutils.is_older_than(instance.updated_at, _LOST_AFTER_S)
+            if instance.task_state in task_states.ALL and instance.uuid not in at_work and is_old:
+                LOG.warning("No operation has the server's task state %s", instance.task_state, instance=instance)
+                server_record.release(instance.uuid, task_states.ALL)
 
     def _adopt(self, operation: Operation) -> None:
         """Thread: see a synthesis to its end that an earlier nova-compute has begun."""

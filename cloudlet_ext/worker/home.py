@@ -78,7 +78,7 @@ class Home:
 
     def base_names(self) -> list[str]:
         """Names of all bases, sorted."""
-        return sorted(entry.name for entry in self.bases.iterdir() if _NAME.fullmatch(entry.name))
+        return sorted(entry.name for entry in self.bases.iterdir() if _NAME.fullmatch(entry.name) and entry.is_dir())
 
     def base_folder(self, name: str) -> Path:
         """Folder of a base that is there."""

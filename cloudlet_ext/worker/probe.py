@@ -20,6 +20,7 @@ from cloudlet_ext.worker import errors
 from cloudlet_ext.worker.server import Server
 
 _ATTEMPT_TIMEOUT_S = 20.0
+_BODY_LIMIT_BYTES = 64 << 20
 _ATTEMPT_EVERY_S = 0.25
 _ATTEMPTS_AT_ONCE = 8
 _LOOK_EVERY_S = 0.05
@@ -61,7 +62,7 @@ class HttpProbe(Probe):
         try:
             connection.request("GET", self._path)
             response = connection.getresponse()
-            body = response.read()
+            body = response.read(_BODY_LIMIT_BYTES)
         except http.client.HTTPException as failure:
             raise OSError(f"no HTTP answer: {failure!r}") from failure
         finally:

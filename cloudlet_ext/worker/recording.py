@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloudlet_ext.engine.digest import digest
 from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.overlay_writer import OverlaySummary, reorder_overlay
@@ -34,7 +35,16 @@ def record(
     """Synthesise ``overlay`` in a scratch guest and write it again with what the guest asked for at its front.
 
     What earlier recordings found stays in the working set. A signature is lost: the overlay is another one now.
+    :class:`errors.Busy` while another recording of it runs: it would be lost.
     """
+    where = digest(str(overlay.resolve()).encode()).hex()[:12]
+    with home.lock("recording", f"{overlay.name}.{where}"):
+        return _record(home, overlay, probe_text, level=level, timeout_s=timeout_s, report=report)
+
+
+def _record(
+    home: Home, overlay: Path, probe_text: str, *, level: int | str, timeout_s: float, report: Report
+) -> RecordingResult:
     source = FileSource(str(overlay))
     try:
         opened = OverlayFile.open(source)

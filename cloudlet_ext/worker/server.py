@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -61,8 +62,9 @@ def new_mac() -> str:
 
 
 def new_name(prefix: str) -> str:
-    """A name that is not in use."""
-    return f"{prefix[:48]}-{secrets.token_hex(3)}"
+    """A name that is not in use, like ``prefix`` as far as that could be one."""
+    likeness = re.sub(r"[^A-Za-z0-9._-]+", "-", prefix).lstrip("._-")[:48]
+    return f"{likeness or 'server'}-{secrets.token_hex(3)}"
 
 
 class Server:
@@ -174,6 +176,11 @@ class Server:
                 raise
             raise errors.ServerGone(name=self.name, reason=self.process.log_tail()) from failure
 
+    def require_alive(self, stage: str) -> None:
+        """Raise what ended its QEMU, if it has ended, in ``stage``."""
+        if self.process.ended(0.0):
+            raise self.process.died(stage)
+
     def close(self) -> None:
         """Leave it running; close what this process has open of it."""
         if self._monitor is not None:
@@ -186,7 +193,11 @@ class Server:
         # Without a pid its maker was interrupted right after it had started QEMU.
         for running in [self.process] if self.record.pid else process.running_in(self.folder):
             running.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # Whole or not at all: half a folder would have a name that nothing else knows any more.
+        gone = self.home.scratch / f"{self.name}.{secrets.token_hex(4)}"
+        with contextlib.suppress(FileNotFoundError):
+            self.folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _free_port() -> int:

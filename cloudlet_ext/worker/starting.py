@@ -109,5 +109,6 @@ def start_server(
                 first_reply_s = report.elapsed_s - began
             report.stage("personalise")
             personal = clone.personalise(guest)
+            guest.require_alive("it was given what is its own")
             guest.update(state="running")
     return StartResult(guest.name, base_name, MAPPED, load_s, first_reply_s, guest.record.forwards, personal)

@@ -112,8 +112,7 @@ def synthesize(
         source = open_source(request.overlay, request.policy)
         stack.callback(source.close)
         source.warm(_CONNECTIONS_AHEAD)
-        overlay = OverlayFile.open(source)
-        signer = _check_signature(overlay, request.keyring)
+        overlay, signer = _open_overlay(source, request.keyring)
         base_name, base = home.find_base(overlay.base_id or "none", overlay.path)
         stack.enter_context(base)
         machine = check_machine(home, base, overlay)
@@ -148,7 +147,9 @@ def _personalise(guest: server.Server, report: Report, recorder: Recorder | None
     if recorder is not None:
         return clone.CloneResult(False, False, "it was only recorded")
     report.stage("personalise")
-    return clone.personalise(guest)
+    personal = clone.personalise(guest)
+    guest.require_alive("it was given what is its own")
+    return personal
 
 
 def _place(request: SynthesisRequest, overlay: OverlayFile, source: Source) -> placement.Placement:
@@ -227,8 +228,15 @@ def _prompt_threads() -> Iterator[None]:
         sys.setswitchinterval(usual)
 
 
-def _check_signature(overlay: OverlayFile, keyring: Path | None) -> str | None:
-    return None if keyring is None else signature.verify_signature(overlay.container, keyring)
+def _open_overlay(source: Source, keyring: Path | None) -> tuple[OverlayFile, str | None]:
+    """The overlay, and who signed it, where a signature is required: looked at before anything else."""
+    if keyring is None:
+        return OverlayFile.open(source), None
+    signers: list[str] = []
+    overlay = OverlayFile.open(
+        source, lambda header, path: signers.append(signature.verify_header(header, path, keyring))
+    )
+    return overlay, signers[0]
 
 
 def check_machine(home: Home, base: Base, overlay: OverlayFile) -> MachineDescription:

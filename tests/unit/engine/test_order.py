@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudlet_ext.engine.errors import Malformed
-from cloudlet_ext.engine.order import decode_order, encode_order, merge_orders
+from cloudlet_ext.engine.order import LIMIT_CHUNKS, decode_order, encode_order, merge_orders
+from cloudlet_ext.engine.planes import planes, zigzag
 
 TOTAL = 500
 
@@ -62,3 +63,22 @@ def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
 def test_an_order_of_another_length_is_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         decode_order(data, TOTAL, "file")
+
+
+def test_a_working_set_of_absurd_size_is_refused_before_memory_is_taken_for_it() -> None:
+    run = planes(zigzag(np.array([0]))) + planes(np.array([1 << 38]))
+    with pytest.raises(Malformed, match="at most"):
+        decode_order((1).to_bytes(8, "little") + run, 1 << 40, "overlay")
+
+
+def test_runs_that_overlap_are_refused_in_any_order() -> None:
+    for starts in ([0, 5], [5, 0]):
+        steps = zigzag(np.array([starts[0], starts[1] - starts[0] - 8]))
+        data = (2).to_bytes(8, "little") + planes(steps) + planes(np.array([8, 8]))
+        with pytest.raises(Malformed, match="twice"):
+            decode_order(data, 100, "overlay")
+
+
+def test_a_longer_working_set_is_cut() -> None:
+    order = decode_order(encode_order(np.arange(LIMIT_CHUNKS + 5)), 1 << 30, "overlay")
+    assert len(order) == LIMIT_CHUNKS

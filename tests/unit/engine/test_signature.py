@@ -9,12 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from cloudlet_ext.engine.errors import BadKey, BadSignature, FileMissing, UnknownSigner, Unsigned, WrongMagic
-from cloudlet_ext.engine.header import OVERLAY, decode_header
+from cloudlet_ext.engine.errors import (
+    BadKey,
+    BadSignature,
+    FileMissing,
+    FormatError,
+    UnknownSigner,
+    Unsigned,
+    WrongMagic,
+)
+from cloudlet_ext.engine.file_source import FileSource
+from cloudlet_ext.engine.header import OVERLAY, Header, decode_header
+from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.signature import (
     load_keyring,
     load_private_key,
     sign_overlay,
+    verify_header,
     verify_signature,
 )
 
@@ -144,3 +155,20 @@ def test_only_overlays_are_signed(keys: Path, tmp_path: Path) -> None:
     with pytest.raises(WrongMagic):
         sign_overlay(tmp_path / "other", key)
     assert (tmp_path / "other").read_bytes() == b"something else" * 100
+
+
+def test_a_strangers_manifest_is_not_looked_at(sample, overlay: Path, keys: Path) -> None:
+    sign_overlay(overlay, load_private_key(keys / "bob.key"))
+    data = bytearray(overlay.read_bytes())
+    data[300] ^= 1
+    overlay.write_bytes(data)
+    with pytest.raises(FormatError):
+        sample.open(overlay)
+    source = FileSource(str(overlay))
+
+    def only_ann(header: Header, path: str) -> None:
+        verify_header(header, path, keys / "ann.pem")
+
+    with pytest.raises(UnknownSigner):
+        OverlayFile.open(source, only_ann)
+    source.close()
