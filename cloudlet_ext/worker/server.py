@@ -194,7 +194,7 @@ class Server:
         for running in [self.process] if self.record.pid else process.running_in(self.folder):
             running.kill()
         # Whole or not at all: half a folder would have a name that nothing else knows any more.
-        gone = self.home.scratch / f"{self.name}.{secrets.token_hex(4)}"
+        gone = self.home.servers / f".{self.name}.{secrets.token_hex(4)}"
         with contextlib.suppress(FileNotFoundError):
             self.folder.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
@@ -252,7 +252,8 @@ def undone_on_failure(server: Server) -> Iterator[Server]:
 
 def names(home: Home) -> list[str]:
     """Names of all servers, sorted."""
-    return sorted(entry.name for entry in home.servers.iterdir() if (entry / RECORD_NAME).exists())
+    folders = (entry for entry in home.servers.iterdir() if not entry.name.startswith("."))
+    return sorted(entry.name for entry in folders if (entry / RECORD_NAME).exists())
 
 
 def load(home: Home, name: str) -> Server:
@@ -280,6 +281,8 @@ def clean_leftovers(home: Home) -> list[str]:
 
     A guest that starts early depends on the process that feeds it: without it, it can never go on.
     """
+    for gone in home.servers.glob(".*"):
+        shutil.rmtree(gone, ignore_errors=True)
     removed = []
     for name in names(home):
         try:
