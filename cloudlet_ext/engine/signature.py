@@ -21,6 +21,7 @@ from cloudlet_ext.engine.output import write_all
 
 _CONTEXT = b"cloudlet overlay v1\0"
 _KEY_LIMIT_BYTES = 64 << 10
+"""Of one PEM file: about 580 public keys. A folder may have any number of files."""
 
 
 def signed_message(header: Header) -> bytes:
@@ -42,7 +43,7 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
 def load_keyring(path: Path) -> dict[bytes, Ed25519PublicKey]:
     """Public keys by their 32 bytes, of a PEM file of one key or many, or of a folder of *.pem.
 
-    Raises FileMissing, BadKey.
+    Raises FileMissing; BadKey, also of a file of more than 64 KiB.
     """
     files = sorted(path.glob("*.pem")) if path.is_dir() else [path]
     keys: dict[bytes, Ed25519PublicKey] = {}
@@ -101,8 +102,11 @@ def verify_header(header: Header, path: str, keyring: Path) -> str:
 
 def _public_keys(path: Path) -> list[Ed25519PublicKey]:
     keys = []
-    end = b"-----END PUBLIC KEY-----"
-    for text in _read(path).split(end)[:-1]:
+    begin, end = b"-----BEGIN PUBLIC KEY-----", b"-----END PUBLIC KEY-----"
+    *texts, rest = _read(path).split(end)
+    if begin in rest:
+        raise BadKey(path=str(path), reason=f"key {len(texts)} in it has no end")
+    for text in texts:
         try:
             key = load_pem_public_key(text + end + b"\n")
         except (ValueError, UnsupportedAlgorithm) as error:
@@ -119,4 +123,9 @@ def _read(path: Path) -> bytes:
     if not path.is_file():
         raise FileMissing(path=str(path))
     with path.open("rb") as file:
-        return file.read(_KEY_LIMIT_BYTES)
+        data = file.read(_KEY_LIMIT_BYTES + 1)
+    if len(data) > _KEY_LIMIT_BYTES:
+        # Not cut: the keys behind the cut would silently not be trusted.
+        size = max(path.stat().st_size, len(data))
+        raise BadKey(path=str(path), reason=f"it has {size} bytes, at most {_KEY_LIMIT_BYTES} are read")
+    return data

@@ -147,6 +147,37 @@ def test_keys_that_cannot_be_used(keys: Path, tmp_path: Path) -> None:
             load(tmp_path / "nothing")
 
 
+def ring_of(size: int, keys: Path) -> bytes:
+    """A keyring of ``size`` bytes: ann's key, a comment, bob's key at the very end."""
+    ann, bob = (keys / "ann.pem").read_bytes(), (keys / "bob.pem").read_bytes()
+    return ann + b"#" * (size - len(ann) - len(bob) - 1) + b"\n" + bob
+
+
+def test_a_keyring_is_read_to_its_end_or_refused(sample, overlay: Path, keys: Path, tmp_path: Path) -> None:
+    """A key that a reader overlooks is a signer whose overlays are refused without a reason."""
+    sign_overlay(overlay, load_private_key(keys / "bob.key"))
+    ring = tmp_path / "ring.pem"
+    ring.write_bytes(ring_of(65536, keys))
+    check(sample, overlay, ring)
+    ring.write_bytes(ring_of(65537, keys))
+    with pytest.raises(BadKey, match="it has 65537 bytes, at most 65536 are read"):
+        check(sample, overlay, ring)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "large.pem").write_bytes(ring_of(200_000, keys))
+    with pytest.raises(BadKey, match="it has 200000 bytes"):
+        load_keyring(tmp_path / "folder")
+    with pytest.raises(BadKey, match="it has 65537 bytes"):
+        load_private_key(ring)
+
+
+def test_a_keyring_that_was_cut_is_refused(keys: Path, tmp_path: Path) -> None:
+    both = (keys / "ann.pem").read_bytes() + (keys / "bob.pem").read_bytes()
+    for cut in (10, 60):
+        (tmp_path / "cut.pem").write_bytes(both[:-cut])
+        with pytest.raises(BadKey, match="key 1 in it has no end"):
+            load_keyring(tmp_path / "cut.pem")
+
+
 def test_only_overlays_are_signed(keys: Path, tmp_path: Path) -> None:
     key = load_private_key(keys / "ann.key")
     with pytest.raises(FileMissing):
