@@ -64,6 +64,16 @@ class WrongBase(EngineError):
     msg_fmt = "%(path)s was made for base %(expected)s, but the base here is %(found)s. Import that base first."
 
 
+class WrongLayout(EngineError):
+    """The overlay describes other regions than its base has."""
+
+    exit_code = 5
+    msg_fmt = (
+        "%(path)s does not fit its base: %(place)s is %(found)s in the overlay and %(expected)s in the base. "
+        "Do not use the overlay: it was not made for this base."
+    )
+
+
 class DiskNeeded(FormatError):
     """A base file was given without the disk that it needs, or with one that it does not."""
 

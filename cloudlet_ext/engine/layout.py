@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Literal
 
 from cloudlet_ext.engine.chunks import CHUNK_BYTES
@@ -19,6 +20,10 @@ class Region:
     name: str
     kind: RegionKind
     chunks: int
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.kind} {self.name} of {self.chunks} chunks"
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,14 @@ class Layout:
     def memory_bytes(self) -> int:
         """Size of all memory blocks."""
         return self.memory_chunks * CHUNK_BYTES
+
+    def difference(self, found: Layout) -> tuple[int, Region | None, Region | None] | None:
+        """Number of the first region in which ``found`` differs, that region here and there; None if all are equal.
+
+        A region that one of the two has not is None.
+        """
+        pairs = zip_longest(self.regions, found.regions)
+        return next(((number, mine, its) for number, (mine, its) in enumerate(pairs) if mine != its), None)
 
     def start(self, name: str) -> int:
         """Chunk number of the first chunk of the region ``name``; KeyError when there is none."""

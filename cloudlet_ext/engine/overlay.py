@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from cloudlet_ext.engine.chunks import ChunkReader, Numbers, is_zero
 from cloudlet_ext.engine.container import ByteSource, Container, HeaderCheck, open_container
-from cloudlet_ext.engine.errors import Malformed, WrongBase
+from cloudlet_ext.engine.errors import Malformed, WrongBase, WrongLayout
 from cloudlet_ext.engine.header import OVERLAY
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.manifest import CHUNKS, DEVICE, ORDER, TABLE, SegmentInfo
@@ -17,6 +18,16 @@ from cloudlet_ext.engine.order import decode_order
 from cloudlet_ext.engine.plan import BaseContent
 from cloudlet_ext.engine.progress import Progress, no_progress
 from cloudlet_ext.engine.table import ChunkTable, decode_table
+
+MachineCheck = Callable[[dict[str, Any], dict[str, Any]], None]
+"""Is given the machine descriptions of a base and of an overlay and raises what keeps them from fitting each other."""
+
+
+class DescribedBase(BaseContent, Protocol):
+    """A base with its machine description (base.Base has it)."""
+
+    @property
+    def machine(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,28 @@ class OverlayFile:
         if self.base_id != base_id:
             raise WrongBase(path=self.path, expected=self.base_id, found=base_id)
 
+    def check_layout(self, layout: Layout) -> None:
+        """Raise WrongLayout, which names both values, unless the regions are those of ``layout``, the base's."""
+        difference = layout.difference(self.layout)
+        if difference is not None:
+            number, expected, found = difference
+            raise WrongLayout(
+                path=self.path,
+                place=f"region {number}",
+                expected=str(expected or "absent"),
+                found=str(found or "absent"),
+            )
+
+    def check_fit(self, base: DescribedBase, same_machine: MachineCheck) -> None:
+        """Raise unless the overlay can become a VM together with ``base``: what synthesis relies upon.
+
+        WrongBase, WrongLayout, and what ``same_machine`` raises: what a machine description means, and which of its
+        fields must be equal, is known to the hypervisor layer alone.
+        """
+        self.check_base(base.base_id)
+        self.check_layout(base.layout)
+        same_machine(base.machine, self.machine)
+
     @cached_property
     def table(self) -> ChunkTable:
         """The chunk table; read at first use."""
@@ -120,9 +153,13 @@ class OverlayFile:
         return self.container.unpack(segment, stored, prefix)
 
     def verify(self, base: BaseContent | None, progress: Progress = no_progress) -> None:
-        """Read and check everything; without ``base``, segments with a prefix by digest only."""
+        """Read and check everything; without ``base``, segments with a prefix by digest only.
+
+        FormatError; WrongBase, WrongLayout. The machine is checked by check_fit().
+        """
         if base is not None:
             self.check_base(base.base_id)
+            self.check_layout(base.layout)
         self.load_table()
         self.load_device()
         self.load_order()

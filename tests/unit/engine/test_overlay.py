@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloudlet_ext.engine.chunks import CHUNK_BYTES, Chunks
-from cloudlet_ext.engine.errors import Malformed, OutputExists, WrongBase
+from cloudlet_ext.engine.errors import Malformed, OutputExists, WrongBase, WrongLayout
 from cloudlet_ext.engine.layout import Layout, Region
 from cloudlet_ext.engine.manifest import DISK, MEMORY, WORKING_SET
 from cloudlet_ext.engine.overlay_writer import reorder_overlay
@@ -106,6 +108,47 @@ def test_an_overlay_of_another_base_is_refused(sample, tmp_path: Path) -> None:
         overlay.check_base("0" * 64)
     assert caught.value.expected == sample.base.base_id
     assert caught.value.found == "0" * 64
+
+
+class Impostor:
+    """A base that says it is another: same identity, other regions or machine."""
+
+    def __init__(self, sample, layout: Layout, machine: dict[str, Any]) -> None:
+        self.base_id: str = sample.base.base_id
+        self.index = sample.base.index
+        self.layout, self.machine = layout, machine
+        self._base = sample.base
+
+    def read(self, numbers) -> Chunks:
+        return self._base.read(numbers)
+
+
+def same_machine(base: dict[str, Any], overlay: dict[str, Any]) -> None:
+    if base != overlay:
+        raise ValueError(f"{base} {overlay}")
+
+
+def test_an_overlay_must_fit_the_regions_and_the_machine_of_its_base(sample, tmp_path: Path) -> None:
+    sample.write(tmp_path / "overlay")
+    overlay = sample.open(tmp_path / "overlay")
+    overlay.check_fit(Impostor(sample, sample.layout, overlay.machine), same_machine)
+    disk, ram, bios = sample.layout.regions
+    for regions, number, found, expected in (
+        ((disk, replace(ram, chunks=601), bios), 1, ram, "memory pc.ram of 601 chunks"),
+        ((disk, replace(ram, name="ram"), bios), 1, ram, "memory ram of 600 chunks"),
+        ((ram, bios), 0, disk, "memory pc.ram of 600 chunks"),
+        ((disk, ram), 2, bios, "absent"),
+        ((disk, ram, bios, Region("more", "memory", 1)), 3, "absent", "memory more of 1 chunks"),
+    ):
+        other = Impostor(sample, Layout(regions), overlay.machine)
+        for check in (lambda base: overlay.check_fit(base, same_machine), overlay.verify):
+            with pytest.raises(WrongLayout) as caught:
+                check(other)
+            assert (caught.value.place, caught.value.found) == (f"region {number}", str(found))
+            assert caught.value.expected == expected
+            assert f"is {found} in the overlay and {expected} in the base" in str(caught.value)
+    with pytest.raises(ValueError, match="Nehalem"):
+        overlay.check_fit(Impostor(sample, sample.layout, {"cpu": "another"}), same_machine)
 
 
 class Altered:
