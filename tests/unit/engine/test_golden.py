@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from blake3 import blake3
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.engine.base_file import BaseFile
 from cloudlet_ext.engine.base_import import import_base
-from cloudlet_ext.engine.errors import FormatError, Truncated, UnsupportedVersion, WrongMagic
+from cloudlet_ext.engine.errors import Damaged, FormatError, Truncated, UnsupportedVersion, WrongMagic
 from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.signature import verify_signature
@@ -84,6 +86,10 @@ def test_the_signature_is_recognised() -> None:
     assert len(verify_signature(overlay.container, GOLDEN / "key.pem")) == 64
 
 
+def opened(source: BytesSource, is_base: bool) -> BaseFile | OverlayFile:
+    return BaseFile.open(source) if is_base else OverlayFile.open(source)
+
+
 def refusal(data: bytes, base: Base, is_base: bool) -> FormatError:
     """The error that reading all of ``data`` ends with."""
     with pytest.raises(FormatError) as caught:
@@ -106,29 +112,44 @@ def test_every_truncation_is_refused_at_its_place(base: Base, name: str) -> None
             assert isinstance(error, WrongMagic)
 
 
-def test_every_bit_flip_is_refused_at_its_place(base: Base) -> None:
-    data = (GOLDEN / "overlay-signed").read_bytes()
-    segments = OverlayFile.open(BytesSource(data)).segments
-    for bit in range(8 * len(data)):
-        at = bit // 8
-        bad = bytearray(data)
-        bad[at] ^= 1 << bit % 8
-        error = refusal(bytes(bad), base, is_base=False)
+class Flipped(BytesSource):
+    """A file with one bit that is not as it was written."""
+
+    def __init__(self, data: bytes, at: int, bit: int) -> None:
+        super().__init__(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+
+
+@pytest.mark.parametrize("name", ["overlay-signed", "base-file"])
+def test_every_bit_flip_before_the_segments_is_refused(base: Base, name: str) -> None:
+    data = (GOLDEN / name).read_bytes()
+    is_base = name == "base-file"
+    begin = opened(BytesSource(data), is_base).container.manifest.segments[0].offset
+    for at, bit in product(range(begin), range(8)):
+        error = refusal(Flipped(data, at, bit).data, base, is_base)
         if at < 8:
             assert isinstance(error, WrongMagic)
         elif 12 <= at < 16:
             assert isinstance(error, UnsupportedVersion)
-        elif at < 256:
-            assert error.place == "the header"
-        elif at < segments[0].offset:
-            assert error.place == "the manifest"
         else:
-            assert error.place == next(part.place for part in reversed(segments) if part.offset <= at)
+            assert error.place == ("the header" if at < 256 else "the manifest")
 
 
-def test_bit_flips_of_a_base_file_are_refused(base: Base) -> None:
-    data = (GOLDEN / "base-file").read_bytes()
-    for bit in [*range(8 * 256), *range(8 * 256, 8 * len(data), 7)]:
-        bad = bytearray(data)
-        bad[bit // 8] ^= 1 << bit % 8
-        refusal(bytes(bad), base, is_base=True)
+@pytest.mark.parametrize("name", ["overlay-signed", "base-file"])
+def test_every_bit_flip_in_a_segment_is_refused(base: Base, name: str) -> None:
+    """By whoever reads that segment; and of each byte one bit by who reads the whole file."""
+    data = (GOLDEN / name).read_bytes()
+    is_base = name == "base-file"
+    container = opened(BytesSource(data), is_base).container
+    end = container.manifest.segments[0].offset
+    for segment in container.manifest.segments:
+        assert segment.offset == end
+        end += segment.stored_bytes
+        for at, bit in product(range(segment.offset, end), range(8)):
+            flipped = Flipped(data, at, bit)
+            reader = replace(container, source=flipped)
+            with pytest.raises(Damaged) as caught:
+                reader.unpack(segment, reader.fetch(segment))
+            assert caught.value.place == segment.place
+            if bit == at % 8:
+                assert refusal(flipped.data, base, is_base).place == segment.place
+    assert end == len(data)
