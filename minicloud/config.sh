@@ -37,7 +37,7 @@ messaging() {
 [oslo_messaging_rabbit]
 heartbeat_in_pthread = true
 [oslo_messaging_notifications]
-driver = noop
+driver = ${1:-noop}
 [oslo_concurrency]
 lock_path = $M/state/lock
 CONF
@@ -155,8 +155,11 @@ nova_conf() {
   for name in privsep nova_sys_admin privsep_osbrick vif_plug_linux_bridge_privileged vif_plug_ovs_privileged; do
     privsep $name
   done
-  messaging
+  # Nova's notifications can be read in its services' logs.
+  messaging log
   [ "$MINICLOUD_EXTENSION" = 0 ] || cat <<CONF
+[filter_scheduler]
+weight_classes = nova.scheduler.weights.all_weighers,cloudlet_ext.nova.scheduler.BaseWeigher
 [cloudlet]
 state_path = $M/state/cloudlet
 # Tests serve overlays from this host's side of the bridge, without TLS.
@@ -181,6 +184,8 @@ force_config_drive = false
 vif_plugging_is_fatal = true
 vif_plugging_timeout = $((60 * MINICLOUD_PATIENCE))
 reserved_host_memory_mb = 0
+# The machines have no ssh between them to move disks with.
+allow_resize_to_same_host = true
 # Many small guests on few cores, most of them idle.
 initial_cpu_allocation_ratio = 32
 # Periodic tasks (mapping new hosts among them) otherwise first run within a minute.

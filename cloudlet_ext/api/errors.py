@@ -229,6 +229,25 @@ class NotABase(BadRequest):
     )
 
 
+class MemoryMissing(BadRequest):
+    """The memory image of a base is gone, or not for this user."""
+
+    msg_fmt = (
+        "The memory image %(memory)s of base %(id)s is not there, or not for you. Have it shared with you as the base "
+        "is, or make the base again."
+    )
+
+
+class MemoryOfAnother(BadRequest):
+    """An image has the properties of a base, and another disk."""
+
+    msg_fmt = (
+        "Image %(id)s has the properties of a base, but its memory image %(memory)s belongs to image %(found)s: with "
+        "another disk the guest would be damaged. Give that image, or take the cloudlet_ properties off this one to "
+        "boot it."
+    )
+
+
 class NotAnOverlay(BadRequest):
     """The image is no overlay."""
 

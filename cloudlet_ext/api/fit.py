@@ -28,6 +28,20 @@ def check_base(image: Image) -> None:
         raise errors.ImageNotActive(what="base", id=image.id, found=image.status)
 
 
+def check_memory(base: Image, memory: Image | None) -> None:
+    """A base's disk image against its memory image: copies of an image have its properties, but not its memory.
+
+    :class:`errors.MemoryMissing`, :class:`errors.MemoryOfAnother`, :class:`errors.ImageNotActive`.
+    """
+    if memory is None:
+        raise errors.MemoryMissing(id=base.id, memory=base.properties.get(properties.MEMORY_IMAGE))
+    of = memory.properties.get(properties.BASE_IMAGE)
+    if of != base.id:
+        raise errors.MemoryOfAnother(id=base.id, memory=memory.id, found=of)
+    if memory.status != ACTIVE:
+        raise errors.ImageNotActive(what="base memory", id=memory.id, found=memory.status)
+
+
 def check_overlay(overlay: Image, base: Image, limit_bytes: int) -> None:
     """An overlay against the base that it is to be synthesised with; ``limit_bytes`` 0 for no limit.
 

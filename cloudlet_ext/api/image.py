@@ -22,6 +22,7 @@ SERVER_NAME = "cloudlet_server_name"
 VCPUS = "cloudlet_vcpus"
 
 PREFIX = "cloudlet_"
+PROPERTIES = (TYPE, BASE_ID, BASE_IMAGE, MEMORY_IMAGE, MEMORY_MB, MACHINE, OVERLAY_ID, SERVER_NAME, VCPUS)
 
 ACTIVE = "active"
 

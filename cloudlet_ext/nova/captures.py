@@ -10,7 +10,7 @@ from nova import conf as nova_conf
 from nova.image import glance
 from oslo_log import log as logging
 
-from cloudlet_ext.nova import jobs, server_end, server_record, task_states
+from cloudlet_ext.nova import jobs, leftovers, server_end, server_record, task_states
 from cloudlet_ext.nova.runner import Runner, Task
 from cloudlet_ext.nova.workers import WorkerFailed
 
@@ -116,8 +116,8 @@ class Captures:
             error = f"{type(failure).__name__}: {failure}"
         if error is not None:
             LOG.warning("Operation %s (%s) failed: %s", task.operation.id, task.operation.type, error)
-            for image_id in made:
-                _delete_image(context, image_id)
+            if made:
+                leftovers.delete_images(context, made, self._runner.in_background)
         if instance is not None:
             server_record.release(instance.uuid, task_states.ALL)
             if error is None:
@@ -127,10 +127,3 @@ class Captures:
                     LOG.exception("What was to happen to the server after operation %s", task.operation.id)
                     error = f"The image was made, but the server was left as it is: {failure}"
         task.ended(error, result)
-
-
-def _delete_image(context: Any, image_id: str) -> None:
-    try:
-        glance.API().delete(context, image_id)
-    except Exception as failure:  # noqa: BLE001 - what failed before is what matters
-        LOG.warning("Image %s of an operation that failed is left over: %s", image_id, failure)

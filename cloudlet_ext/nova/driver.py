@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nova import conf as nova_conf
@@ -12,7 +13,7 @@ from nova.virt.libvirt import guest as libvirt_guest
 
 from cloudlet_ext import conf as cloudlet_conf
 from cloudlet_ext.hypervisor import domain_xml
-from cloudlet_ext.nova import synthesiser
+from cloudlet_ext.nova import jobs, synthesiser
 from cloudlet_ext.nova.manager import CloudletManager
 
 _EMULATORS = ("kvm", "qemu")
@@ -22,9 +23,11 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
     """``compute_driver = cloudlet.CloudletDriver``."""
 
     manager: CloudletManager | None = None
+    _with_old_disk: set[str]
 
     def init_host(self, host: str) -> None:
         """As Nova's, and serve our RPC interface."""
+        self._with_old_disk = set()
         super().init_host(host)
         cloudlet_conf.register(nova_conf.CONF)
         self.manager = CloudletManager(self, host)
@@ -43,6 +46,29 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
             resources["stats"] = {**resources.get("stats", {}), **self.manager.stats()}
         return resources
 
+    def spawn(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> None:
+        """As Nova's. A server that was evacuated keeps its disk where hosts share them: it is booted from that."""
+        if Path(jobs.disk_path(instance)).exists():
+            self._with_old_disk.add(instance.uuid)
+        try:
+            super().spawn(context, instance, *args, **kwargs)
+        finally:
+            self._with_old_disk.discard(instance.uuid)
+
+    def destroy(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: Any = None,
+        destroy_disks: bool = True,
+        destroy_secrets: bool = True,
+    ) -> None:
+        """As Nova's; what is being done with a server that goes for good is ended first."""
+        if destroy_disks and self.manager is not None:
+            self.manager.end_operations_of(instance)
+        super().destroy(context, instance, network_info, block_device_info, destroy_disks, destroy_secrets)
+
     def _create_guest(
         self,
         context: Any,
@@ -55,7 +81,9 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
         """Called for every start of a domain: the first one of a server of a base image takes up the captured state."""
         if nova_conf.CONF.libvirt.virt_type not in _EMULATORS:
             return super()._create_guest(context, xml, instance, power_on, pause, post_xml_callback)
-        if self.manager is None or not power_on or not synthesiser.is_wanted(instance):
+        is_new = power_on and instance.uuid not in self._with_old_disk
+        if self.manager is None or not is_new or not synthesiser.is_wanted(instance):
+            synthesiser.require_whole(instance)
             # A boot: with a VM generation id, so that clones of what it becomes can be told that they are clones.
             xml = domain_xml.with_genid(domain_xml.plain(xml))
             return super()._create_guest(context, xml, instance, power_on, pause, post_xml_callback)

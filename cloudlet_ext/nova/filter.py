@@ -19,8 +19,8 @@ from nova.api.openstack import wsgi
 from oslo_log import log as logging
 
 from cloudlet_ext import conf, policies
-from cloudlet_ext.api import errors, routes
-from cloudlet_ext.nova import task_states
+from cloudlet_ext.api import errors, image, routes
+from cloudlet_ext.nova import marks, task_states
 from cloudlet_ext.nova.call import AnswerInvalid, Call, Services, add_version
 from cloudlet_ext.nova.handlers import server_actions
 
@@ -110,10 +110,18 @@ def register_policies() -> None:
         enforcer.load_rules(force_reload=True)
 
 
+def keep_from_snapshots(config: Any) -> None:
+    """Have Nova's snapshots of our servers be ordinary images: their disks are not those of a base any more."""
+    ours = (*image.PROPERTIES, *marks.ALL)
+    known = config.non_inheritable_image_properties
+    config.set_override("non_inheritable_image_properties", [*known, *(name for name in ours if name not in known)])
+
+
 def filter_factory(global_conf: dict[str, str], **local_conf: str) -> Callable[[Any], CloudletFilter]:
     """For ``paste.filter_factory`` in api-paste.ini. Takes no options there: they are in nova.conf."""
     conf.register(nova_conf.CONF)
     task_states.register()
     register_policies()
+    keep_from_snapshots(nova_conf.CONF)
     services = Services.of(nova_conf.CONF)
     return lambda app: CloudletFilter(app, services)

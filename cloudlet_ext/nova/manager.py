@@ -13,7 +13,7 @@ from nova.objects import base as objects_base
 from oslo_log import log as logging
 from oslo_utils import timeutils
 
-from cloudlet_ext.nova import held_bases, jobs, rpcapi, server_record, synthesiser, task_states, workers
+from cloudlet_ext.nova import held_bases, jobs, leftovers, rpcapi, server_record, synthesiser, task_states, workers
 from cloudlet_ext.nova.captures import Captures
 from cloudlet_ext.nova.operations import FAILED, SUCCEEDED, Operation
 from cloudlet_ext.nova.runner import Runner
@@ -23,7 +23,10 @@ LOG = logging.getLogger(__name__)
 
 VERSION = "1.0"
 _LOST_AFTER_S = 60
+_MAKE_IMAGES = ("base-create", "overlay-create")
+_DELETED = "The server was deleted."
 _RESTARTED = "nova-compute was restarted while the operation was running; the server is as it was before."
+_NOT_BUILT = "nova-compute was restarted before the server ran."
 
 
 class CloudletManager:
@@ -136,6 +139,10 @@ class CloudletManager:
         """Bases that servers of this host run on: their pages are mapped."""
         return {base_id for base_id in map(synthesiser.base_of, self._instances()) if base_id}
 
+    def end_operations_of(self, instance: Any) -> None:
+        """A server goes: what is being done with it has no use any more. Returns when nothing is left of that."""
+        self._runner.cancel_all_of(instance.uuid, _DELETED)
+
     # After a restart
 
     def _recover(self, operation: Operation) -> None:
@@ -146,6 +153,9 @@ class CloudletManager:
         if operation.worker is not None:
             workers.end_orphan(operation.worker)
         self._runner.store.end(operation, FAILED, _RESTARTED)
+        if operation.images and operation.type in _MAKE_IMAGES:
+            made = list(operation.images.values())
+            leftovers.delete_images(None, made, self._runner.in_background)
         if operation.server_id is not None:
             server_record.release(operation.server_id, task_states.ALL)
 
@@ -162,21 +172,24 @@ class CloudletManager:
     def _adopt(self, operation: Operation) -> None:
         """Thread: see a synthesis to its end that an earlier nova-compute has begun."""
         assert operation.worker is not None
+        assert operation.server_id is not None
         instance = self._server_of(operation)
         if instance is None or synthesiser.base_of(instance) is None:
-            # Its guest never ran; Nova itself puts a server that was being built into ERROR.
+            # Its guest never ran.
             workers.end_orphan(operation.worker)
-            self._runner.store.end(operation, FAILED, _RESTARTED)
+            self._runner.store.end(operation, FAILED, _NOT_BUILT)
+            self.synthesiser.give_up(operation.server_id, _NOT_BUILT)
             return
         workers.wait_for_orphan(operation.worker)
         said = workers.last_word(jobs.last_word(operation.id)) or {}
         jobs.last_word(operation.id).unlink(missing_ok=True)
         if said.get("event") == "done":
+            self.synthesiser.complete(instance.uuid)
             self._runner.store.end(operation, SUCCEEDED, None, said.get("result"))
             return
         error = f"The server's overlay did not arrive whole: {said.get('error', 'the worker ended early')}"
         self._runner.store.end(operation, FAILED, error)
-        self.synthesiser.give_up(instance, error)
+        self.synthesiser.give_up(instance.uuid, error)
 
     def _server_of(self, operation: Operation) -> Any:
         try:

@@ -19,6 +19,7 @@ CONF = nova_conf.CONF
 LOG = logging.getLogger(__name__)
 
 _HOUR_S = 3600.0
+_CANCELLED = "The operation was cancelled."
 
 MakeJob = Callable[[], dict[str, Any]]
 
@@ -29,17 +30,19 @@ class Task:
     def __init__(self, runner: Runner, operation: Operation, record: ServerRecord | None) -> None:
         self._runner, self.operation, self._record = runner, operation, record
         self.cancelled = threading.Event()
+        self.reason = _CANCELLED
         self.worker: Worker | None = None
 
     def begin(self, make_job: MakeJob) -> Worker:
         """Wait for a place and start the worker; :class:`WorkerFailed`."""
         if not self._runner.slots.take(self.cancelled):
-            raise WorkerFailed("The operation was cancelled.")
+            raise WorkerFailed(self.reason)
         try:
             self.worker = Worker(CONF.cloudlet.worker_command, make_job(), self._heard)
         except BaseException:
             self._runner.slots.give_back()
             raise
+        self._notify("start")
         with self._runner.store.changing(self.operation):
             self.operation.state = RUNNING
             self.operation.worker = self.worker.identity
@@ -65,13 +68,35 @@ class Task:
         self._runner.slots.give_back()
         jobs.last_word(self.operation.id).unlink(missing_ok=True)
 
+    def worker_has_ended(self) -> bool:
+        """Whether its worker is no more."""
+        return self.worker is not None and self.worker.has_ended
+
+    def cancel(self, reason: str) -> None:
+        """Have the worker undo what it has begun; returns when it has."""
+        self.reason = reason
+        self.cancelled.set()
+        if self.worker is not None:
+            self.worker.end()
+
     def ended(self, error: str | None, result: Any = None) -> None:
         """Tell everybody how it ended."""
+        if error is not None and self.cancelled.is_set():
+            error = self.reason
         state = SUCCEEDED if error is None else CANCELLED if self.cancelled.is_set() else FAILED
         self._runner.store.end(self.operation, state, error, result)
         if self._record is not None:
             self._record.end(error)
+        self._notify("end" if error is None else "error")
         self._runner.forget(self)
+
+    def _notify(self, phase: str) -> None:
+        """``compute.instance.cloudlet_synthesis.start`` and the like, for who listens to Nova's notifications."""
+        if self._record is None:
+            return
+        operation = self.operation
+        facts = {"operation_id": operation.id, "error": operation.error, "result": operation.result}
+        self._record.notify(f"cloudlet_{operation.type.replace('-', '_')}.{phase}", **facts)
 
     def _heard(self, event: Event) -> None:
         store, operation = self._runner.store, self.operation
@@ -128,10 +153,14 @@ class Runner:
         """Cancel an operation that has not ended; what it is now."""
         task = self._tasks.get(operation_id)
         if task is not None:
-            task.cancelled.set()
-            if task.worker is not None:
-                threading.Thread(target=task.worker.end, name="cloudlet-cancel", daemon=True).start()
+            self.in_background(lambda: task.cancel(_CANCELLED), "cloudlet-cancel")
         return self.store.get(operation_id)
+
+    def cancel_all_of(self, server_id: str, reason: str) -> None:
+        """Cancel what is being done with a server, and wait until nothing is left of it."""
+        for task in list(self._tasks.values()):
+            if task.operation.server_id == server_id:
+                task.cancel(reason)
 
     def in_background(self, what: Callable[[], None], name: str) -> None:
         """Do something in a thread of its own; what it raises is logged."""

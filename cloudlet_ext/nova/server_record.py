@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 from nova import context as nova_context
 from nova import exception, objects, rpc
+from nova.compute import task_states as nova_task_states
 from nova.compute import utils as compute_utils
 from nova.compute import vm_states
 from oslo_log import log as logging
@@ -15,6 +19,9 @@ from oslo_log import log as logging
 LOG = logging.getLogger(__name__)
 
 _EVENT_PREFIX = "cloudlet_"
+_POLL_S = 0.2
+_GOING = (nova_task_states.DELETING, nova_task_states.SOFT_DELETING)
+_GONE = (vm_states.DELETED, vm_states.SOFT_DELETED)
 
 
 class ServerRecord:
@@ -76,7 +83,7 @@ class ServerRecord:
         try:
             notifier = rpc.get_notifier("compute", self._host)
             compute_utils.notify_about_instance_usage(
-                notifier, self._context, self._instance, what, extra_usage_info=facts or None
+                notifier, self._context, self._instance, what, extra_usage_info=facts
             )
         except Exception:
             LOG.exception("Notification %s was not sent", what, instance=self._instance)
@@ -96,16 +103,49 @@ def release(instance_uuid: str, task_states: tuple[str, ...]) -> None:
         LOG.info("The task state was changed meanwhile: %s", failure)
 
 
+def hold(instance_uuid: str, task_state: str, timeout_s: float, ended: Callable[[], bool]) -> None:
+    """Give a server that is being built a task state as soon as it is ACTIVE: others have to wait then.
+
+    Not when the operation has ``ended`` before, nor when the server does not get that far within ``timeout_s``.
+    """
+    context = nova_context.get_admin_context()
+    deadline = time.monotonic() + timeout_s
+    try:
+        while not ended() and time.monotonic() < deadline:
+            instance = objects.Instance.get_by_uuid(context, instance_uuid)
+            if instance.vm_state == vm_states.ACTIVE and instance.task_state is None:
+                instance.task_state = task_state
+                instance.save(expected_task_state=[None])
+                return
+            time.sleep(_POLL_S)
+    except (exception.InstanceNotFound, exception.InstanceUpdateConflict) as failure:
+        LOG.info("The server has gone on or away meanwhile: %s", failure)
+    except Exception:
+        LOG.exception("Server %s does not show that it is at work", instance_uuid)
+
+
+def forget(instance_uuid: str, mark: str) -> None:
+    """Take a mark out of a server's system metadata."""
+    context = nova_context.get_admin_context()
+    with contextlib.suppress(exception.InstanceNotFound):
+        instance = objects.Instance.get_by_uuid(context, instance_uuid, expected_attrs=["system_metadata"])
+        if instance.system_metadata.pop(mark, None) is not None:
+            instance.save()
+
+
 def set_error(instance_uuid: str, reason: str) -> None:
-    """Put a server into ERROR, with the reason as its fault."""
+    """Put a server into ERROR, with the reason as its fault; not one that is being deleted."""
     context = nova_context.get_admin_context()
     try:
         instance = objects.Instance.get_by_uuid(context, instance_uuid)
+        if instance.task_state in _GOING or instance.vm_state in _GONE:
+            return
         try:
             raise exception.NovaException(reason)
         except exception.NovaException as failure:
             compute_utils.add_instance_fault_from_exc(context, instance, failure, sys.exc_info(), reason)
         instance.vm_state = vm_states.ERROR
+        instance.task_state = None
         instance.save()
     except exception.InstanceNotFound:
         pass

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthesiser: starts the domain of a server with a captured state instead of booting it.
 
-It happens once in a server's life, at its first start; a mark in the server's system metadata remembers it. Every later
-start of the domain is Nova's own.
+It happens when Nova has just made the server's disk of its image: at its first start, and when it is rebuilt. A mark in
+the server's system metadata remembers it, and another one that its overlay has not arrived whole. Every later start of
+the domain is Nova's own, and there is none while the disk is not whole.
 """
 
 from __future__ import annotations
@@ -14,42 +15,52 @@ from typing import Any
 import libvirt
 from nova import conf as nova_conf
 from nova import exception
-from nova.compute import task_states, vm_states
+from nova.compute import task_states as nova_task_states
+from nova.compute import vm_states
 from nova.virt.libvirt import guest as libvirt_guest
 from oslo_log import log as logging
 
 from cloudlet_ext.hypervisor import domain_xml
-from cloudlet_ext.nova import jobs, server_record
+from cloudlet_ext.nova import jobs, marks, server_record, task_states
 from cloudlet_ext.nova.runner import Runner, Task
 from cloudlet_ext.nova.workers import Worker, WorkerFailed
 
 CONF = nova_conf.CONF
 LOG = logging.getLogger(__name__)
 
-MARK = "cloudlet_started"
 _TYPE, _BASE_ID, _MEMORY_IMAGE = "image_cloudlet_type", "image_cloudlet_base_id", "image_cloudlet_memory_image"
 _OVERLAY = "overlay_url"
+_EARLY = "early"
 _SETTLE_TIMEOUT_S = 3600.0
+_ACTIVE_TIMEOUT_S = 60.0
 
 CreateDomain = Callable[[str], libvirt_guest.Guest]
 
 
 def is_wanted(instance: Any) -> bool:
-    """Whether this start of a server's domain is the one that takes up a captured state."""
+    """Whether this start of a server's domain, with a new disk, is the one that takes up a captured state."""
     metadata = instance.system_metadata
-    return (
-        metadata.get(_TYPE) == "base"
-        and _BASE_ID in metadata
-        and MARK not in metadata
-        and instance.vm_state == vm_states.BUILDING
-        and instance.task_state == task_states.SPAWNING
-    )
+    if metadata.get(_TYPE) != "base" or _BASE_ID not in metadata:
+        return False
+    if instance.task_state == nova_task_states.REBUILD_SPAWNING:
+        return True
+    is_built = instance.vm_state == vm_states.BUILDING and instance.task_state == nova_task_states.SPAWNING
+    return is_built and marks.STARTED not in metadata
+
+
+def require_whole(instance: Any) -> None:
+    """InstancePowerOnFailure when the server's overlay never arrived whole: its disk is no disk to boot from."""
+    if marks.ARRIVING in instance.system_metadata:
+        raise exception.InstancePowerOnFailure(
+            reason="its overlay did not arrive whole, so its disk is incomplete. Delete the server, or rebuild it to "
+            "have it synthesised again"
+        )
 
 
 def base_of(instance: Any) -> str | None:
     """The base that a server runs on, where it is one that took up a captured state."""
     metadata = instance.system_metadata
-    return metadata.get(_BASE_ID) if MARK in metadata else None
+    return metadata.get(_BASE_ID) if marks.STARTED in metadata else None
 
 
 class Synthesiser:
@@ -75,13 +86,13 @@ class Synthesiser:
             guest = self._take_up(worker, instance, create, pause=pause)
         except BaseException as failure:
             reason = self._reason(failure)
-            self._destroy(instance)
+            self.power_off(instance.uuid)
             task.abandon()
             task.ended(reason)
             if isinstance(failure, WorkerFailed | libvirt.libvirtError):
                 raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=reason) from failure
             raise
-        self._runner.in_background(lambda: self._follow(task, instance), f"cloudlet-{instance.uuid[:8]}")
+        self._runner.in_background(lambda: self._follow(task, instance.uuid), f"cloudlet-{instance.uuid[:8]}")
         return guest
 
     def _job(self, context: Any, task: Task, xml: str, instance: Any, overlay: str | None) -> dict[str, Any]:
@@ -104,34 +115,45 @@ class Synthesiser:
         guest = create(ready["xml"])
         worker.control("started")
         worker.wait({"running"}, timeout_s)
+        instance.system_metadata[marks.STARTED] = ready["placement"]
+        instance.system_metadata.pop(marks.ARRIVING, None)
+        if ready["placement"] == _EARLY:
+            instance.system_metadata[marks.ARRIVING] = "True"
+        instance.save()
         if not pause:
             guest.resume()
-        instance.system_metadata[MARK] = ready["placement"]
-        instance.save()
         # What the domain is after it was shut off: an ordinary one, that boots.
         self._driver._host.get_connection().defineXML(domain_xml.plain(guest.get_xml_desc()))
         return guest
 
-    def _follow(self, task: Task, instance: Any) -> None:
+    def _follow(self, task: Task, server_id: str) -> None:
         """Thread: until all of the overlay is there. A guest that can never have all of its memory must not go on."""
+        server_record.hold(server_id, task_states.SYNTHESIS, _ACTIVE_TIMEOUT_S, task.worker_has_ended)
         error, result = None, None
         try:
             result = task.finish(_SETTLE_TIMEOUT_S)
+            server_record.forget(server_id, marks.ARRIVING)
         except WorkerFailed as failure:
             error = f"The server's overlay did not arrive whole: {failure}"
-            self.give_up(instance, error)
+            self.give_up(server_id, error)
+        server_record.release(server_id, task_states.ALL)
         task.ended(error, result)
 
-    def give_up(self, instance: Any, reason: str) -> None:
-        """Power a server off for good and say why."""
-        LOG.error("%s", reason, instance=instance)
-        self._destroy(instance)
-        server_record.set_error(instance.uuid, reason)
+    def complete(self, server_id: str) -> None:
+        """All of its overlay has arrived, as a worker of an earlier nova-compute has told."""
+        server_record.forget(server_id, marks.ARRIVING)
+        server_record.release(server_id, task_states.ALL)
 
-    def _destroy(self, instance: Any) -> None:
+    def give_up(self, server_id: str, reason: str) -> None:
+        """Power a server off for good and say why."""
+        LOG.error("Server %s: %s", server_id, reason)
+        self.power_off(server_id)
+        server_record.set_error(server_id, reason)
+
+    def power_off(self, server_id: str) -> None:
         """End the domain, if there is one."""
-        with contextlib.suppress(exception.InstanceNotFound, libvirt.libvirtError):
-            self._driver._host.get_guest(instance).poweroff()
+        with contextlib.suppress(libvirt.libvirtError):
+            self._driver._host.get_connection().lookupByUUIDString(server_id).destroy()
 
     def _reason(self, failure: BaseException) -> str:
         if isinstance(failure, WorkerFailed):

@@ -7,8 +7,10 @@ from nova.objects import fields
 
 BASE_CREATE = "cloudlet_base_create"
 OVERLAY_CREATE = "cloudlet_overlay_create"
+SYNTHESIS = "cloudlet_synthesis"
+"""The server is ACTIVE, its guest runs, and the rest of its overlay is on its way."""
 
-ALL = (BASE_CREATE, OVERLAY_CREATE)
+ALL = (BASE_CREATE, OVERLAY_CREATE, SYNTHESIS)
 
 
 def register() -> None:

@@ -125,6 +125,11 @@ class Worker:
             if event["event"] in names:
                 return event
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is no more."""
+        return self._process.poll() is not None
+
     def end(self) -> None:
         """Have it undo what it has begun, and wait until it has."""
         self._signal(signal.SIGTERM)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -53,15 +54,27 @@ class Images:
     plain: str
     their_base: str
     public_base: str
+    half_public_base: str
 
 
-def make_base(cloud: Cloud, token: str, name: str, base_id: str = BASE_ID, **record: object) -> tuple[str, str]:
+def make_base(
+    cloud: Cloud, token: str, name: str, base_id: str = BASE_ID, memory_visibility: str = "", **record: object
+) -> tuple[str, str]:
+    base_image = str(uuid.uuid4())
     memory = cloud.glance.create(
-        token, b"m" * 100, name=f"{name} memory", os_hidden=True, cloudlet_type="base-memory", cloudlet_base_id=base_id
+        token,
+        b"m" * 100,
+        name=f"{name} memory",
+        os_hidden=True,
+        cloudlet_type="base-memory",
+        cloudlet_base_id=base_id,
+        cloudlet_base_image=base_image,
+        visibility=memory_visibility or str(record.get("visibility", "private")),
     )
     base = cloud.glance.create(
         token,
         b"d" * 50,
+        id=base_image,
         name=name,
         min_ram=512,
         min_disk=2,
@@ -92,6 +105,7 @@ def make_overlay(cloud: Cloud, token: str, name: str, size: int | None = 10, bas
 @pytest.fixture(scope="session")
 def images(cloud: Cloud) -> Images:
     base, memory = make_base(cloud, MEMBER, "ubuntu")
+    half, _ = make_base(cloud, cloud_module.ADMIN, "half", visibility="public", memory_visibility="private")
     public, _ = make_base(cloud, cloud_module.ADMIN, "everybody", visibility="public")
     return Images(
         base=base,
@@ -103,4 +117,5 @@ def images(cloud: Cloud) -> Images:
         plain=cloud.glance.create(MEMBER, b"x", name="plain"),
         their_base=make_base(cloud, OTHER, "theirs")[0],
         public_base=public,
+        half_public_base=half,
     )

@@ -37,8 +37,9 @@ def test_index(cloud: Cloud, images: Images) -> None:
     assert images.their_base not in by_id
     assert not {images.memory, images.overlay, images.plain} & set(by_id)
     assert by_id[images.base] == cloud.request(MEMBER, "GET", f"/os-cloudlet/bases/{images.base}").json["base"]
+    assert by_id[images.public_base]["memory_bytes"] == 100
     # The memory image of this one is private to somebody else.
-    assert by_id[images.public_base]["memory_bytes"] is None
+    assert by_id[images.half_public_base]["memory_bytes"] is None
 
 
 def test_index_by_name_and_in_pages(cloud: Cloud, images: Images) -> None:

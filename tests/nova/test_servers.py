@@ -59,6 +59,38 @@ def test_the_old_name_of_servers(cloud: Cloud, images: Images) -> None:
     assert answer.status_int == 403
 
 
+def test_a_copy_of_a_base_is_none(cloud: Cloud, images: Images) -> None:
+    """Whatever has a base's properties and another disk must not get its memory."""
+    stolen = {"cloudlet_type": "base", "cloudlet_base_id": BASE_ID}
+    copy = cloud.glance.create(MEMBER, b"x", name="copy", cloudlet_memory_image=images.memory, **stolen)
+    answer = create(cloud, copy)
+    assert answer.status_int == 400
+    assert images.memory in message(answer)
+    assert f"belongs to image {images.base}" in message(answer)
+    answer = create(cloud, images.half_public_base, f"glance:{images.overlay}")
+    assert answer.status_int == 400
+    assert "is not there, or not for you" in message(answer)
+
+
+def test_snapshots_are_ordinary_images(cloud: Cloud, images: Images) -> None:
+    known = {
+        "image_cloudlet_type": "base",
+        "image_cloudlet_base_id": BASE_ID,
+        "image_cloudlet_memory_image": images.memory,
+        "image_hw_disk_bus": "virtio",
+        "cloudlet_started": "mapped",
+        "cloudlet_arriving": "True",
+    }
+    server = cloud.server(image_ref=images.base, system_metadata=known)
+    body = {"createImage": {"name": "snap"}}
+    answer = cloud.request(MEMBER, "POST", f"/servers/{server.uuid}/action", body, "compute 2.90")
+    assert answer.status_int == 202, answer.text
+    made = cloud.glance.get(MEMBER, answer.json["image_id"])
+    assert made is not None
+    assert (made["image_type"], made["hw_disk_bus"]) == ("snapshot", "virtio")
+    assert not [name for name in made if name.startswith("cloudlet_")]
+
+
 def test_several_servers(cloud: Cloud, images: Images) -> None:
     answer = create(cloud, images.base, f"glance:{images.overlay}", min_count=2, max_count=2)
     assert answer.json["synthesis"] == {"operation": answer.json["server"]["id"]}

@@ -14,7 +14,7 @@ from nova.compute import flavors
 from oslo_utils import uuidutils
 
 from cloudlet_ext.api import errors, fit, validation
-from cloudlet_ext.api.image import ACTIVE, BASE, Image
+from cloudlet_ext.api.image import ACTIVE, BASE, MEMORY_IMAGE, Image
 from cloudlet_ext.api.schemas import servers as schemas
 from cloudlet_ext.api.sources import UrlSource
 from cloudlet_ext.nova.call import Call, add_version, parse_json
@@ -31,6 +31,7 @@ def create(call: Call) -> Any:
     base = _base(call, server)
     if base is not None:
         call.accept()
+        _check_memory(call, base)
         _check_flavor(call, server, base)
     return None
 
@@ -83,6 +84,7 @@ def _check_synthesis(call: Call, server: dict[str, Any], overlay_url: str) -> No
         raise errors.NoBaseImage()
     base = _image(call, "image", str(image_id))
     fit.check_base(base)
+    _check_memory(call, base)
     _check_flavor(call, server, base)
     if isinstance(source, UrlSource):
         call.services.sources.resolve(source)
@@ -96,6 +98,11 @@ def _image(call: Call, what: str, image_id: str) -> Image:
     if image is None:
         raise errors.NotFound(what=what, id=image_id)
     return image
+
+
+def _check_memory(call: Call, base: Image) -> None:
+    memory_id = base.image_id(MEMORY_IMAGE)
+    fit.check_memory(base, call.services.catalogue.get(call.context, memory_id) if memory_id else None)
 
 
 def _check_flavor(call: Call, server: dict[str, Any], base: Image) -> None:
