@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,8 @@ def find(services: Services, context: Any, operation_id: str) -> Found:
         if found is None:
             raise missing
         return found
-    for host in hosts.all_hosts(context):
+    known = hosts.all_hosts(context)
+    for host in known:
         # A host's name may share its CRC with another's: only the host knows.
         if not ids.may_be_of(operation_id, host.name):
             continue
@@ -55,7 +57,23 @@ def find(services: Services, context: Any, operation_id: str) -> Found:
             operation = _get(services, targeted, host.name, operation_id)
         if operation is not None:
             return Found(operation, host.name, targeted)
-    raise missing
+    gone = _of_deleted_server(services, context, known, operation_id)
+    if gone is None:
+        raise missing
+    return gone
+
+
+def _of_deleted_server(
+    services: Services, context: Any, known: Sequence[hosts.Host], operation_id: str
+) -> Found | None:
+    """The operation that had the id of a server which is gone: one of the hosts may remember it."""
+
+    def one(targeted: Any, host: str) -> Found | None:
+        operation = services.rpc.get_operation(targeted, host, operation_id)
+        return None if operation is None else Found(operation, host, targeted)
+
+    answers = hosts.ask_all(context, known, one, services.silence)
+    return next((answer for answer in answers if answer is not None), None)
 
 
 def of_server(services: Services, context: Any, server: Any) -> list[Operation]:

@@ -31,6 +31,8 @@ class Task:
         self._runner, self.operation, self._record = runner, operation, record
         self.cancelled = threading.Event()
         self.reason = _CANCELLED
+        self.end_guest: Callable[[], None] | None = None
+        """Ends a guest that cannot go on without the worker: while it is still fed, for it may wait for its memory."""
         self.worker: Worker | None = None
 
     def begin(self, make_job: MakeJob) -> Worker:
@@ -76,6 +78,8 @@ class Task:
         """Have the worker undo what it has begun; returns when it has."""
         self.reason = reason
         self.cancelled.set()
+        if self.end_guest is not None:
+            self.end_guest()
         if self.worker is not None:
             self.worker.end()
 

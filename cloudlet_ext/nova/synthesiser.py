@@ -83,7 +83,7 @@ class Synthesiser:
             task.ended(str(failure))
             raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=str(failure)) from failure
         try:
-            guest = self._take_up(worker, instance, create, pause=pause)
+            guest = self._take_up(task, worker, instance, create, pause=pause)
         except BaseException as failure:
             reason = self._reason(failure)
             self.power_off(instance.uuid)
@@ -109,9 +109,12 @@ class Synthesiser:
             "overlay": overlay,
         }
 
-    def _take_up(self, worker: Worker, instance: Any, create: CreateDomain, *, pause: bool) -> libvirt_guest.Guest:
+    def _take_up(
+        self, task: Task, worker: Worker, instance: Any, create: CreateDomain, *, pause: bool
+    ) -> libvirt_guest.Guest:
         timeout_s = CONF.cloudlet.operation_timeout
         ready = worker.wait({"ready"}, timeout_s)
+        task.end_guest = lambda: self.power_off(instance.uuid)
         guest = create(ready["xml"])
         worker.control("started")
         worker.wait({"running"}, timeout_s)

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,9 @@ WORK = Path(os.environ.get("CLOUDLET_WORK", "/var/tmp/cloudlet")) / "minicloud"
 HOW_TO_START = "run tools/minicloud up as root"
 WAIT_S = 120.0
 """Long enough for an emulated boot on a busy machine."""
+
+WAN = "10.77.0.1"
+"""This side of the bridge that joins the clouds."""
 
 T = TypeVar("T")
 
@@ -119,7 +123,80 @@ class Cloud:
         self.admin.compute.delete_server(server.id, ignore_missing=True)
         self.admin.compute.wait_for_delete(server, wait=limit_s)
 
+    # ------------------------------------------------------------------- servers and their operations
+    def operation(self, operation_id: str, account: str = "member") -> dict[str, Any]:
+        """An operation as its user sees it."""
+        answer = self.connect(account).compute.get(f"/os-cloudlet/operations/{operation_id}")
+        assert answer.status_code == 200, answer.text
+        shown: dict[str, Any] = answer.json()["operation"]
+        return shown
+
+    def operation_ended(self, operation_id: str, account: str = "member", limit_s: float = WAIT_S) -> dict[str, Any]:
+        """An operation once it has ended, however."""
+
+        def ended() -> dict[str, Any] | None:
+            operation = self.operation(operation_id, account)
+            return operation if operation["state"] in ("succeeded", "failed", "cancelled") else None
+
+        return wait_until(f"operation {operation_id}", ended, limit_s)
+
+    def at_stage(self, operation_id: str, stage: str, limit_s: float = WAIT_S) -> dict[str, Any]:
+        """An operation once it has reached a stage; fails when it ends before."""
+
+        def reached() -> dict[str, Any] | None:
+            operation = self.operation(operation_id)
+            assert operation["state"] in ("queued", "running"), operation
+            return operation if stage in [one["name"] for one in operation["stages"]] else None
+
+        return wait_until(f"stage {stage} of operation {operation_id}", reached, limit_s, every_s=0.05)
+
+    def settled(self, server: Server, status: str, limit_s: float = WAIT_S) -> Server:
+        """The server once it has a status and nothing is being done with it."""
+
+        def check() -> Server | None:
+            now = self.admin.compute.get_server(server.id)
+            assert status == "ERROR" or now.status != "ERROR", f"{now.name}: {json.dumps(now.fault)}"
+            return now if now.status == status and now.task_state is None else None
+
+        return wait_until(f"{server.name} {status}", check, limit_s)
+
+    # ------------------------------------------------------------------- the operator's side
+    @contextlib.contextmanager
+    def only_host(self, host: str) -> Iterator[None]:
+        """The scheduler may choose no other compute host."""
+        others = [one for one in self.admin.compute.services(binary="nova-compute") if one.host != host]
+        for service in others:
+            self.admin.compute.disable_service(service)
+        try:
+            yield
+        finally:
+            for service in others:
+                self.admin.compute.enable_service(service)
+
+    @contextlib.contextmanager
+    def option(self, section: str, name: str, value: str, *services: str) -> Iterator[None]:
+        """Another value of an option of Nova's, for services that are started again, with it and without it."""
+        path = self.folder / "etc" / "nova.conf"
+        before = path.read_text()
+        path.write_text(f"{before}\n[{section}]\n{name} = {value}\n")
+        try:
+            for service in services:
+                self.minicloud("restart", self.name, service)
+            yield
+        finally:
+            path.write_text(before)
+            for service in services:
+                self.minicloud("restart", self.name, service)
+
     # ------------------------------------------------------------------- what is there
+    def running_domains(self) -> set[str]:
+        """Host and name of every domain that runs."""
+        return {
+            f"{host} {name}"
+            for host in self.hosts
+            for name in self.run("virsh", "-q", "list", "--name", host=host).split()
+        }
+
     def domains(self) -> set[str]:
         """Host and name of every domain of libvirt."""
         return {

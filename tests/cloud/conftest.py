@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from openstack.compute.v2.server import Server
 
 from tests.cloud.cloud import HOW_TO_START, MINICLOUD, WORK, Cloud, wait_until
+from tests.cloud.images import Images, Site
 
 SETTLE_S = 20.0
 """Nova forgets a deleted server's port and allocation a little later than the server."""
@@ -47,22 +49,59 @@ def _nothing_is_left(cloud: Cloud) -> Iterator[None]:
         pytest.fail(f"left behind: {left}", pytrace=False)
 
 
-Boot = Callable[..., tuple[Server, str]]
+@pytest.fixture(scope="session")
+def site(cloud: Cloud) -> Iterator[Site]:
+    """A base, and an overlay of it with 6 MiB in the guest's memory that do not compress."""
+    made, servers = Images(cloud), []
+    try:
+        source, _ = cloud.boot("site-source")
+        servers.append(source)
+        base = made.capture(source, {"cloudlet-base": {"name": "site-base"}})
+        app, address = cloud.boot("site-app", image="site-base")
+        servers.append(app)
+        secret = secrets.token_hex(8)
+        cloud.shell(address, f"dd if=/dev/urandom of=/www/app bs=1M count=6 2>/dev/null; echo {secret} >/www/secret")
+        overlay = made.capture(app, {"cloudlet-overlay-finish": {"overlay-name": "site-app"}})
+        nonce = cloud.fetched(address)
+        for server in servers:
+            cloud.delete(server)
+        size = overlay["result"]["overlay_bytes"]
+        yield Site(base["images"]["base-disk"], overlay["images"]["overlay"], secret, size, nonce)
+    finally:
+        for server in servers:
+            cloud.delete(server)
+        made.delete()
+
+
+@pytest.fixture
+def images(cloud: Cloud, _nothing_is_left: None) -> Iterator[Images]:
+    """Makes bases and overlays, which are deleted at the test's end."""
+    made = Images(cloud)
+    yield made
+    made.delete()
+
+
+class Boot:
+    """``boot(name, account="member", **create)``: a server whose app answers, and its address."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud, self.names = cloud, list[str]()
+
+    def begin(self, name: str, account: str = "member", **words: Any) -> Server:
+        """A server that was asked for."""
+        self.names.append(name)
+        return self._cloud.create(name, account, **words)
+
+    def __call__(self, name: str, account: str = "member", **words: Any) -> tuple[Server, str]:
+        self.names.append(name)
+        return self._cloud.boot(name, account, **words)
 
 
 @pytest.fixture
 def boot(cloud: Cloud, _nothing_is_left: None) -> Iterator[Boot]:
-    """``boot(name, account="member", **create)``: a server whose app answers, and its address.
-
-    What is left of these servers is deleted at the end of the test, those that failed to start too.
-    """
-    names: list[str] = []
-
-    def start(name: str, account: str = "member", **words: Any) -> tuple[Server, str]:
-        names.append(name)
-        return cloud.boot(name, account, **words)
-
-    yield start
-    for server in list(cloud.admin.compute.servers(all_projects=True)):
-        if server.name in names:
-            cloud.delete(server)
+    """Starts servers. What is left of them is deleted at the end of the test, those that failed to start too."""
+    boot = Boot(cloud)
+    yield boot
+    left = [server for server in cloud.admin.compute.servers(all_projects=True) if server.name in boot.names]
+    for server in left:
+        cloud.delete(server)

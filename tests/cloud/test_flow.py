@@ -4,65 +4,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from benchmarks.file_server import FileServer
 from benchmarks.shaper import Shaper
-from tests.cloud.cloud import Cloud, wait_until
+from tests.cloud.cloud import WAN, Cloud, wait_until
 from tests.cloud.conftest import Boot
+from tests.cloud.images import Images
 
 MEMORY_ONLY = "/www"
 """What the guest's web server shows; it is in the guest's memory, and on no disk."""
-
-
-WAN = "10.77.0.1"
-"""This side of the bridge that joins the clouds."""
-
-
-class Images:
-    """Bases and overlays that a test has made, deleted at its end."""
-
-    def __init__(self, cloud: Cloud) -> None:
-        self._cloud, self._made = cloud, list[str]()
-
-    def capture(self, server: Any, body: dict[str, Any], account: str = "member") -> dict[str, Any]:
-        """Ask for a base or an overlay of a server, and wait; the operation. Fails with its error."""
-        compute = self._cloud.connect(account).compute
-        answer = compute.post(f"/servers/{server.id}/action", json=body)
-        assert answer.status_code == 202, answer.text
-        operation = self._cloud_operation(compute, answer.json()["operation"])
-        self._made += operation["images"].values()
-        assert operation["state"] == "succeeded", operation
-        return operation
-
-    def _cloud_operation(self, compute: Any, operation_id: str) -> dict[str, Any]:
-        def ended() -> dict[str, Any] | None:
-            operation: dict[str, Any] = compute.get(f"/os-cloudlet/operations/{operation_id}").json()["operation"]
-            return operation if operation["state"] in ("succeeded", "failed", "cancelled") else None
-
-        return wait_until(f"operation {operation_id}", ended)
-
-    def ended(self, operation_id: str, account: str = "member") -> dict[str, Any]:
-        """An operation that has ended well."""
-        operation = self._cloud_operation(self._cloud.connect(account).compute, operation_id)
-        assert operation["state"] == "succeeded", operation
-        return operation
-
-    def delete(self) -> None:
-        """Delete what was made."""
-        for image in self._made:
-            self._cloud.admin.image.delete_image(image, ignore_missing=True)
-
-
-@pytest.fixture
-def images(cloud: Cloud, _nothing_is_left: None) -> Iterator[Images]:
-    made = Images(cloud)
-    yield made
-    made.delete()
 
 
 def synthesised(boot: Boot, images: Images, name: str, overlay_url: str) -> tuple[Any, str, dict[str, Any]]:
