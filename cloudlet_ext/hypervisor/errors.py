@@ -134,3 +134,9 @@ class AcceleratorUnknown(HypervisorError):
 
     exit_code = 2
     msg_fmt = "CLOUDLET_ACCEL is %(found)r, expected kvm or tcg."
+
+
+class NetworkFailed(HypervisorError):
+    """A network for a guest could not be made."""
+
+    msg_fmt = "The network of a scratch guest could not be made (ip %(command)s): %(reason)s. Root is needed, and iproute2."

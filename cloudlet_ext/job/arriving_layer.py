@@ -29,7 +29,14 @@ _SOCKET = "layer.sock"
 class ArrivingLayer:
     """The file, its content as far as it is here, and the NBD server that shows it."""
 
-    def __init__(self, folder: Path, scratch: Path, table: ChunkTable, layout: Layout) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        scratch: Path,
+        table: ChunkTable,
+        layout: Layout,
+        on_read: Callable[[int, int], None] | None = None,
+    ) -> None:
         self._chunks = ArrivingChunks()
         self._file = Qcow2View(scratch / "layer.qcow2", table, layout.disk_chunks)
         self._socket = folder / _SOCKET

@@ -46,3 +46,12 @@ class BaseMismatch(JobError):
     """Base and overlay, or base and image, do not belong together."""
 
     msg_fmt = "%(what)s is of base %(found)s, expected base %(expected)s."
+
+
+class NotRecorded(JobError):
+    """What an overlay needs first could not be recorded."""
+
+    msg_fmt = (
+        "The working set could not be recorded: the synthesised guest did not answer the probe within %(timeout_s).0f s "
+        "(%(reason)s). Give a probe that the server answers now, or leave it out."
+    )

@@ -169,12 +169,12 @@ def _check(job: dict[str, Any], overlay: OverlayFile) -> None:
 def _arrival(place: _Place, overlay: OverlayFile) -> Arrival:
     """What arrives; the guest is known later, when nova-compute has started its domain."""
     # Nothing asks for the guest before it is there.
-    run = prepare(place.scratch, place.report, overlay, place.base, _NoGuest(), lambda state: state)
+    run = prepare(place.scratch, place.report, overlay, place.base, NoGuest(), lambda state: state)
     place.stack.callback(run.store.close)
     return run
 
 
-class _NoGuest:
+class NoGuest:
     """Stands for the guest until its domain is there."""
 
     @property

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Working set: an overlay is synthesised once in a scratch domain, to see what it needs until it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.fetch import Fetcher
+from cloudlet_ext.engine.file_source import FileSource
+from cloudlet_ext.engine.overlay import OverlayFile
+from cloudlet_ext.engine.overlay_writer import OverlaySummary, reorder_overlay
+from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
+from cloudlet_ext.engine.view import TargetView
+from cloudlet_ext.hypervisor import domain, domain_xml, scratch_domain
+from cloudlet_ext.hypervisor.domain_xml import DomainMachine
+from cloudlet_ext.hypervisor.scratch_domain import ScratchDomain
+from cloudlet_ext.hypervisor.scratch_network import Neighbour, ScratchNetwork
+from cloudlet_ext.job import errors, guest_probe
+from cloudlet_ext.job.arriving_layer import ArrivingLayer
+from cloudlet_ext.job.guest import DomainGuest, connection
+from cloudlet_ext.job.synthesis import NoGuest
+from cloudlet_ext.worker import early_start
+from cloudlet_ext.worker.arrival import Arrival
+from cloudlet_ext.worker.early_start import Feed
+from cloudlet_ext.worker.recorder import Recorder
+from cloudlet_ext.worker.report import Report
+from cloudlet_ext.worker.synthesis import prepare
+
+_ANSWER_TIMEOUT_S = 120.0
+
+
+class _ScratchHost:
+    """See :class:`cloudlet_ext.worker.early_start.Host`."""
+
+    def __init__(
+        self, layer: ArrivingLayer, start: Callable[[], DomainGuest], answer: Callable[[Callable[[], None]], None]
+    ) -> None:
+        self._layer, self._start, self._answer = layer, start, answer
+        self._guest: DomainGuest | None = None
+
+    def show(self, view: TargetView, fetcher: Fetcher) -> None:
+        """What the disk holds."""
+        self._layer.show(view, fetcher)
+
+    def ready(self) -> None:
+        """Start the domain."""
+        self._guest = self._start()
+
+    def proceed(self, ask: Callable[[str], Any]) -> None:
+        """It runs."""
+        assert self._guest is not None
+        self._guest.handle.resume()
+
+    def reply(self, feed: Feed) -> bytes | None:
+        """Wait for its answer."""
+        self._answer(feed.check)
+        return b""
+
+    def keep_disk(self, run: Arrival) -> None:
+        """It needs none: it goes."""
+
+
+def record(
+    job: dict[str, Any], overlay_path: Path, description: str, base: Base, scratch: Path, report: Report
+) -> tuple[OverlaySummary, int]:
+    """Write the overlay again with what it needed at its front; the new file's facts, and how many chunks these are.
+
+    ``description``: of the domain that was captured. :class:`errors.NotRecorded` when the guest does not answer.
+    """
+    report.stage("record")
+    source = FileSource(str(overlay_path))
+    with contextlib.closing(source):
+        overlay = OverlayFile.open(source)
+        recorder = Recorder(overlay.layout.disk_chunks)
+        with _scratch(job, description, base, overlay, scratch, report, recorder) as (run, host):
+            early_start.bring_up(run, source, host, recorder)
+        report.stage("reorder")
+        order = recorder.order
+        summary = reorder_overlay(
+            overlay, base, [order], overlay_path, level=job.get("level", "auto"), replace=True, progress=report.progress
+        )
+    return summary, len(order)
+
+
+@contextlib.contextmanager
+def _scratch(
+    job: dict[str, Any],
+    description: str,
+    base: Base,
+    overlay: OverlayFile,
+    scratch: Path,
+    report: Report,
+    recorder: Recorder,
+) -> Iterator[tuple[Arrival, _ScratchHost]]:
+    """The guest to be, and who starts it; all of it goes with the block."""
+    machine, token = DomainMachine.from_dict(overlay.machine), secrets.token_hex(4)
+    cards = job["addresses"]
+    taps = tuple(f"clr{token}{number}" for number in range(len(domain_xml.interfaces(description))))
+    own = ScratchDomain(f"cloudlet-{token}", scratch / "scratch.qcow2", scratch / "console.log", taps)
+    # QEMU, another user, must find its disk.
+    scratch.parent.chmod(0o711)
+    scratch.chmod(0o711)
+    Qcow2Writer.create(own.disk, base.layout.disk_bytes, str(base.disk_path), "qcow2").close()
+    with (
+        connection(job) as connected,
+        domain.shared_folder(connected, Path(job["sockets"])) as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        run = prepare(scratch, report, overlay, base, NoGuest(), lambda state: state)
+        stack.callback(run.store.close)
+        layer = ArrivingLayer(folder, scratch, run.view.table, base.layout, recorder.disk)
+        stack.callback(layer.close)
+        network = ScratchNetwork(own.name)
+        stack.callback(network.close)
+
+        def start() -> DomainGuest:
+            view = layer.view(str(base.disk_path), "qcow2")
+            text = scratch_domain.describe(description, machine, own, view)
+            handle = connected.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
+            stack.callback(_destroy, handle)
+            for tap, card in zip(taps, cards, strict=False):
+                network.take(Neighbour(tap, _across(card)))
+            guest = DomainGuest(handle, domain.DomainMonitor(handle), domain.DomainProcess(handle, folder))
+            stack.callback(guest.monitor.close)
+            machine.require_same(domain_xml.describe(guest.description), "The scratch guest is another machine")
+            guest.monitor.execute("migrate-set-capabilities", capabilities=early_start.POSTCOPY)
+            run.guest = guest
+            return guest
+
+        attempt = guest_probe.parse(job["record"], cards[0]["address"] if cards else "", own.console)
+        host = _ScratchHost(
+            layer, start, lambda check: guest_probe.wait(attempt, network, check, _ANSWER_TIMEOUT_S)
+        )
+        try:
+            yield run, host
+        except libvirt.libvirtError as failure:
+            raise errors.NotRecorded(timeout_s=_ANSWER_TIMEOUT_S, reason=str(failure)) from failure
+
+
+def _destroy(handle: libvirt.virDomain) -> None:
+    with contextlib.suppress(libvirt.libvirtError):
+        handle.destroy()
+
+
+def _across(card: dict[str, str]) -> str:
+    """This side's address for a guest's: its gateway's, which the guest knows; or any other of its network."""
+    network = ipaddress.ip_network(card["network"])
+    if card.get("gateway"):
+        return f"{card['gateway']}/{network.prefixlen}"
+    own = ipaddress.ip_address(card["address"])
+    other = next(address for address in network.hosts() if address != own)
+    return f"{other}/{network.prefixlen}"
