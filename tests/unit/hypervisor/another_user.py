@@ -32,7 +32,7 @@ def as_nobody(act: Callable[[], str]) -> str:
                 os.setgid(NOBODY)
                 os.setuid(NOBODY)
             os.write(writer, act().encode())
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the border of the process
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
