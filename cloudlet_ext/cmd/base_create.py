@@ -73,7 +73,8 @@ def run(call: Call) -> Outcome:
         initrd=given.initrd,
         kernel_cmdline=given.append,
     )
-    made = create_base(call.home, request, call.report)
+    with call.telling(call.home.bases / given.name, lambda: f"The base {given.name} is complete and stays."):
+        made = create_base(call.home, request, call.report)
     document = {
         "name": made.name,
         "base_id": made.base_id,

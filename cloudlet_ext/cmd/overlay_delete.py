@@ -41,8 +41,14 @@ def run(call: Call) -> Outcome:
         for path in paths:
             alone.enter_context(overlay_care.changing(path))
         freed = sum(path.stat().st_size for path in paths)
-        for path in paths:
-            path.unlink()
+        try:
+            for path in paths:
+                path.unlink()
+        except BaseException:
+            gone = [str(path) for path in paths if not path.exists()]
+            if gone:
+                call.report.leaves(f"Deleted: {', '.join(gone)}.")
+            raise
     names = ", ".join(map(str, paths))
     return Outcome(
         {"deleted": [str(path) for path in paths], "freed_bytes": freed},

@@ -181,7 +181,7 @@ def test_a_signature_is_whole_before_it_is_recorded(home: Home, made: Made, tmp_
     path.write_bytes(made.path.read_bytes())
     with (
         overlay_care.changing(path),
-        pytest.raises(errors.Busy, match="The overlay .* is in use by another operation"),
+        pytest.raises(errors.Busy, match=r"The overlay .* is in use by another operation"),
     ):
         recording.record(home, path, "http://:80/nonce", level=1, timeout_s=tools.WAIT_S, report=Report())
     assert path.read_bytes() == made.path.read_bytes()
