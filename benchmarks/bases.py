@@ -37,7 +37,7 @@ def check_guests() -> None:
 
 def chosen_accelerator(bench: Bench) -> str:
     """KVM or emulation."""
-    return accelerator.choose(qemu.find().binary, bench.home.cache / "accelerator.json")
+    return accelerator.choose(qemu.find().binary, bench.home.accelerator_cache).name
 
 
 def _key(bench: Bench, image: Path, facts: object) -> str:

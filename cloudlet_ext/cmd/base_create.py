@@ -73,12 +73,14 @@ def run(call: Call) -> Outcome:
         initrd=given.initrd,
         kernel_cmdline=given.append,
     )
-    made = create_base(call.home, request, call.report)
+    with call.telling(call.home.bases / given.name, lambda: f"The base {given.name} is complete and stays."):
+        made = create_base(call.home, request, call.report)
     document = {
         "name": made.name,
         "base_id": made.base_id,
         "folder": str(made.folder),
-        "accelerator": made.accelerator,
+        "accelerator": made.accelerator.name,
+        "accelerator_reason": made.accelerator.reason,
         "boot_s": made.boot_s,
         "disk_content_bytes": made.disk_bytes,
         "memory_content_bytes": made.memory_bytes,
@@ -88,7 +90,8 @@ def run(call: Call) -> Outcome:
         ("identity", made.base_id[:12]),
         ("disk", f"{text.size(made.disk_bytes)} in use"),
         ("memory", f"{text.size(made.memory_bytes)} in use"),
-        ("booted in", f"{text.seconds(made.boot_s)} ({made.accelerator})"),
+        ("booted in", text.seconds(made.boot_s)),
+        ("accelerator", str(made.accelerator)),
         ("next", f"cloudlet server start --base {made.name}"),
     )
     return Outcome(document, f"base {made.name} is ready\n{text.fields(facts)}")

@@ -7,10 +7,11 @@ from argparse import ArgumentParser
 
 from cloudlet_ext.cmd.call import Call, Outcome
 
-SUMMARY = "delete a base that no server is on"
+SUMMARY = "delete a base that no server is on, or an unfinished import"
 DESCRIPTION = """
-Deletes a base. Refused (exit status 9) while servers are on it. Overlays that were made for it cannot be
-synthesised on this host until it is imported again.
+Deletes a base, and what an unfinished import has fetched under its name. Refused (exit status 9) while
+servers are on it. Overlays that were made for it cannot be synthesised on this host until it is imported
+again.
 """
 EXAMPLE = "cloudlet base delete debian"
 
@@ -26,5 +27,12 @@ def run(call: Call) -> Outcome:
     from cloudlet_ext.worker import base_care
 
     name = call.arguments.name
-    freed = base_care.delete(call.home, name)
-    return Outcome({"name": name, "freed_bytes": freed}, f"base {name} is deleted, {text.size(freed)} are free again")
+    was_there = (call.home.bases / name).exists()
+    try:
+        freed = base_care.delete(call.home, name)
+    except BaseException:
+        if was_there and not (call.home.bases / name).exists():
+            call.report.leaves(f"The base {name} is deleted; what is left of its files goes with the next deletion.")
+        raise
+    what = "base" if was_there else "the unfinished import of base"
+    return Outcome({"name": name, "freed_bytes": freed}, f"{what} {name} is deleted, {text.size(freed)} are free again")

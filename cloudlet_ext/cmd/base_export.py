@@ -29,9 +29,10 @@ def run(call: Call) -> Outcome:
     from cloudlet_ext.worker import base_care
 
     given = call.arguments
-    written = base_care.export(
-        call.home, given.name, given.file, level=given.level, overwrite=given.force, report=call.report
-    )
+    with call.telling(given.file, lambda: f"The file {given.file} is complete and stays."):
+        written = base_care.export(
+            call.home, given.name, given.file, level=given.level, overwrite=given.force, report=call.report
+        )
     took_s = call.report.elapsed_s
     document = {"name": given.name, "file": str(given.file), "file_bytes": written, "export_s": took_s}
     return Outcome(

@@ -12,7 +12,8 @@ from cloudlet_ext.cmd.call import Call, Outcome
 SUMMARY = "make a base of a file that another site exported"
 DESCRIPTION = """
 Makes a base of FILE, a path or an http(s) URL. Every part is checked before it is used. When the import
-is interrupted, what has arrived is kept, and the same command continues it.
+fails or is interrupted, what has arrived is kept, and the same command goes on with it; "cloudlet base list"
+shows it, and "cloudlet base delete" removes it. An import of another file under that name does not use it.
 """
 EXAMPLE = """
 cloudlet base import debian.base
@@ -35,11 +36,7 @@ def run(call: Call) -> Outcome:
 
     given = call.arguments
     name = given.name or Path(urlsplit(given.file).path if "://" in given.file else given.file).stem
-    try:
-        facts = base_care.load(call.home, given.file, name, SourcePolicy(), call.report)
-    except KeyboardInterrupt:
-        call.report.note("what has arrived is kept: the same command continues")
-        raise
+    facts = base_care.load(call.home, given.file, name, SourcePolicy(), call.report)
     took_s = call.report.elapsed_s
     document = {**document_of(facts), "import_s": took_s}
     return Outcome(document, f"base {name} ({facts.base_id[:12]}) is ready, imported in {text.seconds(took_s)}")

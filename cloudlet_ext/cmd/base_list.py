@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from dataclasses import asdict
 from typing import Any
 
 from cloudlet_ext.cmd.call import Call, Outcome
 
 SUMMARY = "list the bases of this host"
-DESCRIPTION = "Lists the bases of this host: identity, machine, room that they take, servers on them."
+DESCRIPTION = """
+Lists the bases of this host: identity, machine, room that they take, servers on them. Below them: imports
+that have not ended well, with what they have fetched.
+"""
 EXAMPLE = "cloudlet base list --json"
 
 
@@ -43,5 +47,9 @@ def run(call: Call) -> Outcome:
             )
         )
     head = ("NAME", "IDENTITY", "VCPUS", "MEMORY", "DISK", "TAKES", "SERVERS")
-    listing = text.table(head, rows, frozenset({2, 3, 4, 5}))
-    return Outcome({"bases": documents}, listing if rows else f"no bases in {call.home.path}")
+    listing = text.table(head, rows, frozenset({2, 3, 4, 5})) if rows else f"no bases in {call.home.path}"
+    unfinished = base_care.unfinished_imports(call.home)
+    for left in unfinished:
+        now = "goes on now" if left.is_running else "import the same file again to go on, delete it to be rid of it"
+        listing += f"\nunfinished import: {left.name}, {text.size(left.kept_bytes)} are here ({now})"
+    return Outcome({"bases": documents, "unfinished_imports": [asdict(left) for left in unfinished]}, listing)

@@ -21,6 +21,7 @@ LOG = logging.getLogger(__name__)
 
 _PIPE_CLOSED_CODE = 141
 _LOCAL_CODE = 8
+_INTERRUPTED = "Interrupted"
 
 
 class _Told(NamedTuple):
@@ -36,8 +37,9 @@ def run(words: list[str], watch: Watch) -> int:
     """Run the command that ``words`` name; the exit code."""
     given = words[: words.index("--")] if "--" in words else words
     _configure_logging("--debug" in given)
+    left: list[str] = []
     try:
-        return _run(parser.parse(words), watch)
+        return _run(parser.parse(words), watch, left)
     except BrokenPipeError:
         # Whoever read the output has what they want. Python would complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,6 +47,10 @@ def run(words: list[str], watch: Watch) -> int:
     except (Exception, Interrupted) as error:
         LOG.debug("the command failed", exc_info=error)
         told = _told(error, watch)
+        if left:
+            told = told._replace(message=" ".join([told.message, *left]), facts={**told.facts, "left": left})
+        elif told.kind == _INTERRUPTED:
+            told = told._replace(message=f"{told.message} What was begun was undone.")
         _tell(told, as_json="--json" in given)
         return told.exit_code
 
@@ -53,7 +59,7 @@ def _told(error: BaseException, watch: Watch) -> _Told:
     signal = error if isinstance(error, Interrupted) else watch.raised
     if signal is not None:
         # Whatever else it looks like: what is interrupted may fail in its own way (an import of numpy does).
-        return _Told("Interrupted", "interrupted; what was begun was undone", signal.exit_code, {})
+        return _Told(_INTERRUPTED, "Interrupted.", signal.exit_code, {})
     kind = type(error).__name__
     if isinstance(error, CloudletError):
         return _Told(kind, str(error), error.exit_code, error.facts)
@@ -64,8 +70,11 @@ def _told(error: BaseException, watch: Watch) -> _Told:
     return _Told(kind, f"{kind}: {error} (an error in cloudlet itself; --debug shows where)", 1, {})
 
 
-def _run(arguments: Namespace, watch: Watch) -> int:
-    """Run the command; its output is written when nothing can be undone any more."""
+def _run(arguments: Namespace, watch: Watch, left: list[str]) -> int:
+    """Run the command; its output is written when nothing can be undone any more.
+
+    ``left`` gets sentences on what is there although it did not end well.
+    """
     report = progress.choose_report(as_json=arguments.json, quiet=arguments.quiet)
     command = parser.load(arguments.words)
     call = Call(arguments, report)
@@ -76,6 +85,7 @@ def _run(arguments: Namespace, watch: Watch) -> int:
         report.close(failed=True)
         if watch.raised is not None:
             _undo(call)
+        left += report.left
         raise
     watch.stop()
     report.close()
@@ -97,7 +107,9 @@ def _print(outcome: Outcome, *, as_json: bool) -> None:
         print(json.dumps(outcome.document, indent=2, default=str))
     elif outcome.text:
         print(outcome.text)
-    sys.stdout.flush()
+    # Python has none where the descriptor was closed.
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _tell(told: _Told, *, as_json: bool) -> None:

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cloudlet_ext.worker.report import Report
@@ -37,6 +40,29 @@ class Call:
         from cloudlet_ext.worker.home import Home
 
         return Home(self.arguments.home)
+
+    @contextlib.contextmanager
+    def telling(self, path: Path, sentence: Callable[[], str]) -> Iterator[None]:
+        """When the block fails or is interrupted, and has put another file or folder at ``path`` before: say so.
+
+        Looked at, not noted down: an interruption may come between making something and noting that it is there.
+        """
+        before = _identity(path)
+        try:
+            yield
+        except BaseException:
+            if _identity(path) not in (None, before):
+                self.report.leaves(sentence())
+            raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What stands at a path; None when nothing does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class Command(Protocol):

@@ -18,8 +18,8 @@ SUMMARY = "write what a server has become to a file, as the difference to its ba
 DESCRIPTION = """
 Captures disk and memory of a running server and writes to OUT what differs from its base. The server is
 paused only while the last of its memory is copied and its disk is compared; then it goes on
-(--keep running), stays paused (stopped), or is removed (deleted). When this fails or is interrupted, the
-server goes on as before and there is no OUT.
+(--keep running), stays paused (stopped), or is removed (deleted). When this fails or is interrupted before
+OUT is complete, the server goes on as before and there is no OUT; afterwards OUT stays, and is told of.
 
 With --record the overlay is then synthesised once in a scratch server until the probe has its answer, and
 what that server asked for is put first in the file. If only this step fails, OUT is complete, without it.
@@ -76,23 +76,24 @@ def run(call: Call) -> Outcome:
     if given.record:
         # Before the server is captured, not after.
         probe.parse(given.record)
-    made = create_overlay(
-        call.home,
-        given.server,
-        given.out,
-        keep=given.keep,
-        level=given.level,
-        report=call.report,
-        trim=not given.no_trim,
-        overwrite=given.force,
-    )
-    summary, recorded = made.summary, None
-    if given.record:
-        call.report.note(f"{given.out} is complete; recording what comes first")
-        recorded = record(
-            call.home, given.out, given.record, level=given.level, timeout_s=given.timeout, report=call.report
+    with call.telling(given.out, lambda: _left(call)):
+        made = create_overlay(
+            call.home,
+            given.server,
+            given.out,
+            keep=given.keep,
+            level=given.level,
+            report=call.report,
+            trim=not given.no_trim,
+            overwrite=given.force,
         )
-        summary = recorded.summary
+        summary, recorded = made.summary, None
+        if given.record:
+            call.report.note(f"{given.out} is complete; recording what comes first")
+            recorded = record(
+                call.home, given.out, given.record, level=given.level, timeout_s=given.timeout, report=call.report
+            )
+            summary = recorded.summary
     document = {
         **summary_document(summary),
         "base_id": made.base_id,
@@ -116,3 +117,18 @@ def run(call: Call) -> Outcome:
 
 def _now(keep: str) -> str:
     return {"running": "runs on", "stopped": "is paused", "deleted": "is deleted"}[keep]
+
+
+def _left(call: Call) -> str:
+    """What is there when this does not end well after OUT was complete; the server is as far as it has come."""
+    from cloudlet_ext.worker import server, server_care
+    from cloudlet_ext.worker.errors import NotFound
+
+    given = call.arguments
+    try:
+        state = server_care.state(server.load(call.home, given.server))
+    except NotFound:
+        state = "deleted"
+    now = {"running": "runs on", "paused": "is paused", "gone": "has ended"}.get(state, f"is {state}")
+    recorded = " It may lack the working set of --record: see cloudlet overlay show." if given.record else ""
+    return f"The overlay {given.out} is complete and stays; the server {given.server} {now}.{recorded}"

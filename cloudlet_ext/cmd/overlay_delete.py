@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from cloudlet_ext.cmd.call import Call, Outcome
 
 SUMMARY = "delete overlay files, and only those"
 DESCRIPTION = """
-Deletes overlay files. A file that is no overlay is left alone (exit status 3). Servers that were synthesised
-from an overlay do not need it any more.
+Deletes overlay files. A file that is no overlay is left alone (exit status 3), and so is one that another
+command changes (exit status 9); the others are then left alone, too. Servers that were synthesised from an
+overlay do not need it any more.
 """
 EXAMPLE = "cloudlet overlay delete shop.cloudlet"
 
@@ -26,17 +28,27 @@ def run(call: Call) -> Outcome:
     from cloudlet_ext.cmd import text
     from cloudlet_ext.engine.errors import FileMissing
     from cloudlet_ext.engine.header import HEADER_BYTES, OVERLAY, decode_header
+    from cloudlet_ext.worker import overlay_care
 
-    paths: list[Path] = call.arguments.overlays
+    paths: list[Path] = list(dict.fromkeys(call.arguments.overlays))
     for path in paths:
         if not path.is_file():
             raise FileMissing(path=str(path))
         with path.open("rb") as file:
             # The header is enough: an overlay whose rest is damaged should be deletable.
             decode_header(file.read(HEADER_BYTES), str(path), OVERLAY)
-    freed = sum(path.stat().st_size for path in paths)
-    for path in paths:
-        path.unlink()
+    with contextlib.ExitStack() as alone:
+        for path in paths:
+            alone.enter_context(overlay_care.changing(path))
+        freed = sum(path.stat().st_size for path in paths)
+        try:
+            for path in paths:
+                path.unlink()
+        except BaseException:
+            gone = [str(path) for path in paths if not path.exists()]
+            if gone:
+                call.report.leaves(f"Deleted: {', '.join(gone)}.")
+            raise
     names = ", ".join(map(str, paths))
     return Outcome(
         {"deleted": [str(path) for path in paths], "freed_bytes": freed},

@@ -34,9 +34,10 @@ def run(call: Call) -> Outcome:
     from cloudlet_ext.worker.recording import record
 
     given = call.arguments
-    recorded = record(
-        call.home, given.overlay, given.probe, level=given.level, timeout_s=given.timeout, report=call.report
-    )
+    with call.telling(given.overlay, lambda: f"The overlay {given.overlay} was written again already, and stays so."):
+        recorded = record(
+            call.home, given.overlay, given.probe, level=given.level, timeout_s=given.timeout, report=call.report
+        )
     document = {
         **summary_document(recorded.summary),
         "recording": recording_document(recorded),

@@ -11,7 +11,8 @@ from cloudlet_ext.cmd.call import Call, Outcome
 SUMMARY = "sign an overlay with an Ed25519 key"
 DESCRIPTION = """
 Signs OVERLAY in place: only its header is written again. A signature that it has is replaced. Whoever
-synthesises it with --require-signature needs the public part of the key.
+synthesises it with --require-signature needs the public part of the key. Refused (exit status 9) while
+OVERLAY is recorded or replaced: the signature would be lost.
 """
 EXAMPLE = """
 openssl genpkey -algorithm ed25519 -out key.pem
@@ -28,18 +29,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(call: Call) -> Outcome:
     """Do it."""
-    from cloudlet_ext.engine import signature
-    from cloudlet_ext.engine.file_source import FileSource
-    from cloudlet_ext.engine.overlay import OverlayFile
+    from cloudlet_ext.worker import overlay_care
 
     given = call.arguments
-    key = signature.load_private_key(given.key)
-    source = FileSource(str(given.overlay))
-    try:
-        overlay = OverlayFile.open(source)
-    finally:
-        source.close()
-    signature.sign_overlay(given.overlay, key)
-    signer = key.public_key().public_bytes_raw().hex()
-    document = {"overlay": str(given.overlay), "overlay_id": overlay.overlay_id, "signer": signer}
-    return Outcome(document, f"overlay {given.overlay} ({overlay.overlay_id[:12]}) is signed by {signer}")
+    overlay_id, signer = overlay_care.sign(given.overlay, given.key)
+    document = {"overlay": str(given.overlay), "overlay_id": overlay_id, "signer": signer}
+    return Outcome(document, f"overlay {given.overlay} ({overlay_id[:12]}) is signed by {signer}")

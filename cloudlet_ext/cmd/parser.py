@@ -57,7 +57,7 @@ EXIT_CODES = {
     9: "it exists already, or is in use",
     10: "the guest did not answer to the probe in time",
     11: "a signature is missing or wrong",
-    130: "interrupted (Ctrl-C); 143 by SIGTERM, 129 by SIGHUP. What was begun was undone",
+    130: "interrupted (Ctrl-C); 143 by SIGTERM, 129 by SIGHUP. What was begun was undone, or it is told what was not",
 }
 
 _EXAMPLES = """\

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloudlet_ext.cmd.call import Call, Outcome
@@ -68,18 +69,15 @@ def run(call: Call) -> Outcome:
         ("process", str(facts.pid) if facts.pid else None),
         ("folder", str(facts.folder)),
     )
-    last = _console_tail(guest.console_path)
+    last = _console_tail(guest.folder)
     document["console_tail"] = last
     said = "\n".join(["  console", *(f"    {line}" for line in last)]) if last else ""
     return Outcome(document, f"server {facts.name}\n{text.fields(pairs)}\n{said}".rstrip())
 
 
-def _console_tail(path: Any) -> list[str]:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _CONSOLE_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
+def _console_tail(folder: Path) -> list[str]:
+    from cloudlet_ext.worker.console import ConsoleReader
+
+    lines = ConsoleReader(folder, _CONSOLE_BYTES).rest().decode(errors="replace").splitlines()
     printable = ("".join(letter for letter in line if letter.isprintable()).strip() for line in lines)
     return [line for line in printable if line][-_CONSOLE_LINES:]

@@ -34,17 +34,24 @@ def run(call: Call) -> Outcome:
     given = call.arguments
     if bool(given.names) == given.all:
         raise BadUsage(reason="give names of servers, or --all", command="cloudlet server stop")
-    names = server.names(call.home) if given.all else given.names
-    stopped, failures = [], []
-    for name in names:
-        try:
-            server_care.stop_server(call.home, name)
-            stopped.append(name)
-        except WorkerError as failure:
-            failures.append(failure)
-    if failures:
-        if stopped:
-            call.report.note(f"stopped: {', '.join(stopped)}")
-        raise failures[0]
+    there = set(server.names(call.home))
+    names = sorted(there) if given.all else given.names
+    stopped: list[str] = []
+    failures = []
+    try:
+        for name in names:
+            try:
+                server_care.stop_server(call.home, name)
+                stopped.append(name)
+            except WorkerError as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
+    except BaseException:
+        # Looked at: one of them may have gone and not been noted.
+        gone = sorted(there.difference(server.names(call.home)).intersection(names))
+        if gone:
+            call.report.leaves(f"Stopped: {', '.join(gone)}.")
+        raise
     words = f"stopped: {', '.join(stopped)}" if stopped else "there are no servers"
     return Outcome({"stopped": stopped}, words)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudlet_ext.hypervisor import errors
+from cloudlet_ext.hypervisor.log_keeper import CONSOLE_PIPE
 from cloudlet_ext.hypervisor.machine import RAM_ID, MachineDescription
 
 TOP_NODE, BASE_NODE, VIEW_NODE, FILL_NODE = "top", "base", "view", "fill"
@@ -148,8 +149,8 @@ def command_line(
     # An isolated guest reaches neither this host (10.0.2.2 is its loopback) nor anything beyond; forwards work.
     arguments += ["-netdev", f"user,id=net0,restrict={'on' if isolated else 'off'}"]
     arguments += ["-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off"]
-    # A file that is fed by a named pipe, not a socket: the guest's terminal never sees a client come or go.
-    arguments += ["-chardev", "file,id=console,path=console.log,append=on,input-path=console.in"]
+    # Two named pipes, not a socket: the guest's terminal never sees a client come or go.
+    arguments += ["-chardev", f"file,id=console,path={CONSOLE_PIPE},append=on,input-path=console.in"]
     arguments += ["-serial", "chardev:console"]
     arguments += devices(machine, generation)
     arguments += [

@@ -21,7 +21,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 import libvirt_qemu
 
-from cloudlet_ext.hypervisor import errors
+from cloudlet_ext.hypervisor import errors, unix_socket
 from cloudlet_ext.hypervisor.qmp import Pending
 
 _GONE = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}
@@ -154,11 +154,7 @@ class DomainProcess:
 
     def admit(self, path: Path) -> None:
         """Give a socket to QEMU's user, who owns the folder."""
-        owner = path.parent.stat().st_uid
-        if os.geteuid() == 0:
-            os.chown(path, owner, -1)
-        elif path.parent.stat().st_mode & 0o022:
-            path.chmod(0o666)
+        unix_socket.admit_owner(path)
 
     @property
     def alive(self) -> bool:

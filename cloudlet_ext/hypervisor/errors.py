@@ -64,6 +64,15 @@ class MachineMismatch(HypervisorError):
     msg_fmt = "%(what)s: %(field)s is %(found)s, expected %(expected)s. Both must be made on the same machine model."
 
 
+class AcceleratorMismatch(MachineMismatch):
+    """This host runs guests under another accelerator than the one that a guest was captured under."""
+
+    msg_fmt = (
+        "%(what)s: accelerator is %(found)s, expected %(expected)s. It is %(found)s because %(reason)s. "
+        "A guest goes on only under the accelerator that it was captured under."
+    )
+
+
 class QemuMissing(HypervisorError):
     """No usable QEMU."""
 

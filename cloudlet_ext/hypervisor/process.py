@@ -7,12 +7,11 @@ import contextlib
 import os
 import signal
 import subprocess
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudlet_ext.hypervisor import errors
+from cloudlet_ext.hypervisor import errors, log_keeper
 
 LOG_NAME = "qemu.log"
 _LOG_TAIL_BYTES = 2000
@@ -118,54 +117,34 @@ class QemuProcess:
             pass
 
 
-def _bounded_log(path: Path) -> int:
-    """A descriptor for QEMU's messages, of which the first 2000 are kept.
-
-    A guest over a mapped base can make QEMU complain for as long as it runs (its balloon offers free pages that cannot
-    be given back); whoever reads this pipe ends when QEMU does.
-    """
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        keeper = subprocess.Popen(
-            ["/bin/sh", "-c", "dd bs=4096 count=2000 status=none; exec cat >/dev/null"],
-            cwd="/",
-            stdin=reader,
-            stdout=log,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    finally:
-        os.close(reader)
-        os.close(log)
-    threading.Thread(target=keeper.wait, name="log-keeper", daemon=True).start()
-    return writer
-
-
 def spawn(binary: str, arguments: list[str], directory: Path) -> QemuProcess:
     """Start QEMU in ``directory``, in a session of its own; it outlives its parent."""
     fifo = directory / "console.in"
     if not fifo.exists():
         os.mkfifo(fifo, 0o600)
-    # The pipe is held open for reading and writing by QEMU itself (an inherited descriptor), so that
-    # opening it does not wait for a writer and a writer that leaves does not end the input.
-    holder = os.open(fifo, os.O_RDWR)
-    log = _bounded_log(directory / LOG_NAME)
-    try:
-        child = subprocess.Popen(
-            [binary, *arguments],
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(holder,),
-            start_new_session=True,
-        )
-    except OSError as failure:
-        raise errors.QemuMissing(binary=binary, reason=str(failure)) from failure
-    finally:
-        os.close(holder)
-        os.close(log)
+    with contextlib.ExitStack() as stack:
+
+        def held(descriptor: int) -> int:
+            stack.callback(os.close, descriptor)
+            return descriptor
+
+        # The pipe is held open for reading and writing by QEMU itself (an inherited descriptor), so that
+        # opening it does not wait for a writer and a writer that leaves does not end the input.
+        typed = held(os.open(fifo, os.O_RDWR | os.O_CLOEXEC))
+        said = held(log_keeper.keep_last(directory))
+        log = held(log_keeper.keep_first(directory / LOG_NAME))
+        try:
+            child = subprocess.Popen(
+                [binary, *arguments],
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(typed, said),
+                start_new_session=True,
+            )
+        except OSError as failure:
+            raise errors.QemuMissing(binary=binary, reason=str(failure)) from failure
     # The child is waited for by pid (kill, alive), not through this object.
     child.returncode = 0
     started = start_ticks(child.pid)

@@ -49,3 +49,16 @@ def listen(path: Path, backlog: int, mode: int = 0o600) -> socket.socket:
             path.unlink(missing_ok=True)
         raise
     return listener
+
+
+def admit_owner(path: Path) -> None:
+    """Let whoever owns the folder of a socket use it: QEMU, which libvirt may run as another user; OSError.
+
+    Root gives it away. Another user cannot: where the folder is open to others (only its name is a secret), so is the
+    socket then.
+    """
+    folder = path.parent.stat()
+    if os.geteuid() == 0:
+        os.chown(path, folder.st_uid, -1)
+    elif folder.st_mode & 0o022:
+        path.chmod(0o666)

@@ -8,7 +8,6 @@ the base's disk.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.qcow2_view import Qcow2View
 from cloudlet_ext.engine.table import ChunkTable
 from cloudlet_ext.engine.view import TargetView
+from cloudlet_ext.hypervisor import unix_socket
 from cloudlet_ext.hypervisor.domain_xml import DiskView
 from cloudlet_ext.hypervisor.nbd import NbdServer
 from cloudlet_ext.worker.arriving_chunks import ArrivingChunks
@@ -45,11 +45,11 @@ class ArrivingLayer:
         except BaseException:
             self._file.close()
             raise
-        owner = folder.stat()
-        if os.geteuid() == 0:
-            os.chown(self._socket, owner.st_uid, -1)
-        elif owner.st_mode & 0o022:
-            self._socket.chmod(0o666)
+        try:
+            unix_socket.admit_owner(self._socket)
+        except BaseException:
+            self.close()
+            raise
 
     def view(self, base: str, base_format: str) -> DiskView:
         """How the domain is to open it, over the image ``base``."""

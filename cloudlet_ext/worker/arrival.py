@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,6 +23,29 @@ from cloudlet_ext.worker import errors
 from cloudlet_ext.worker.report import Report
 
 
+class StallClock:
+    """How long nothing has arrived, all times together. One thread at a time may begin and end; any may look."""
+
+    def __init__(self) -> None:
+        self._state: tuple[float, float | None] = (0.0, None)
+
+    def begin(self) -> None:
+        """Nothing arrives any more; not a new time if one has begun."""
+        total_s, since = self._state
+        if since is None:
+            self._state = (total_s, time.monotonic())
+
+    def end(self) -> None:
+        """It arrives again."""
+        self._state = (self.seconds, None)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until now, with a time that has not ended."""
+        total_s, since = self._state
+        return total_s if since is None else total_s + time.monotonic() - since
+
+
 @dataclass
 class Arrival:
     """What the steps of one synthesis share. ``guest`` is whoever runs the target."""
@@ -35,6 +59,7 @@ class Arrival:
     view: TargetView
     patience: Patience = field(default_factory=Patience)
     stalls: int = 0
+    stalled: StallClock = field(default_factory=StallClock)
     is_paused: bool = False
     running_s: float = 0.0
     pages_requested: int = 0
@@ -76,6 +101,7 @@ class Arrival:
         return failure
 
     def _stalled(self, error: Exception, attempt: int) -> None:
+        self.stalled.begin()
         self.report.note(f"nothing arrives ({error}); attempt {attempt}")
         if self.running_s and not self.is_paused:
             self.is_paused = True
@@ -87,6 +113,7 @@ class Arrival:
         if self.is_paused:
             self.is_paused = False
             self._tell("cont")
+        self.stalled.end()
 
     def _tell(self, command: str) -> None:
         # QEMU itself may be waiting for what this thread is about to fetch: it will see to it in its turn.

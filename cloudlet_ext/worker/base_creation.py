@@ -55,14 +55,17 @@ class BaseResult:
     memory_bytes: int
     disk_bytes: int
     boot_s: float
-    accelerator: str
+    accelerator: accelerator.Choice
 
 
 def create_base(home: Home, request: BaseRequest, report: Report) -> BaseResult:
     """Make a base; nothing is left behind when it fails."""
     waiting = probe.parse(request.wait_for)
     image = images.inspect(request.image)
-    machine = _machine(home, request, image)
+    found = qemu.find(home.qemu_cache)
+    chosen = accelerator.choose(found.binary, home.accelerator_cache)
+    report.note(f"accelerator: {chosen}")
+    machine = _machine(request, image, found, chosen.name)
     with home.new_base(request.name) as folder, no_space_named(folder):
         for name, path in ((KERNEL_NAME, request.kernel), (INITRD_NAME, request.initrd)):
             if path is not None:
@@ -91,15 +94,16 @@ def create_base(home: Home, request: BaseRequest, report: Report) -> BaseResult:
         memory_bytes=in_memory * CHUNK_BYTES,
         disk_bytes=(len(numbers) - in_memory) * CHUNK_BYTES,
         boot_s=answer.elapsed_s,
-        accelerator=machine.accelerator,
+        accelerator=chosen,
     )
 
 
-def _machine(home: Home, request: BaseRequest, image: images.ImageInfo) -> MachineDescription:
+def _machine(
+    request: BaseRequest, image: images.ImageInfo, found: qemu.Qemu, accelerator_name: str
+) -> MachineDescription:
     """The machine that boots the image here."""
-    found = qemu.find(home.qemu_cache)
     return MachineDescription(
-        accelerator=accelerator.choose(found.binary, home.accelerator_cache),
+        accelerator=accelerator_name,
         machine_type=found.newest_q35,
         cpu=request.cpu,
         vcpus=request.vcpus,

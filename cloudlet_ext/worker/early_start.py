@@ -125,6 +125,10 @@ class Feed:
         """Whether nothing of the overlay comes just now."""
         return self._fetcher.is_stalled
 
+    def stalled_s(self) -> float:
+        """Seconds in which nothing of the overlay came, so far and all together."""
+        return self._run.stalled.seconds
+
     def check(self) -> None:
         """Raise what keeps the guest from being fed."""
         if self._fetcher.failed is not None:

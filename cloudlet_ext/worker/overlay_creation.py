@@ -20,7 +20,7 @@ from cloudlet_ext.hypervisor.agent import GuestAgent
 from cloudlet_ext.hypervisor.capture import CapturedMemory
 from cloudlet_ext.hypervisor.errors import HypervisorError, MachineMismatch
 from cloudlet_ext.hypervisor.migration import CapturedState
-from cloudlet_ext.worker import clone, errors, server
+from cloudlet_ext.worker import clone, errors, overlay_care, server
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
 
@@ -59,9 +59,15 @@ def create_overlay(
     trim: bool = True,
     overwrite: bool = False,
 ) -> OverlayResult:
-    """Make an overlay of a running server. After a failure the server goes on as before."""
+    """Make an overlay of a running server. After a failure the server goes on as before.
+
+    :class:`errors.Busy` while another operation has the server, or changes the overlay that is to be replaced.
+    """
     check_output(out, overwrite)
-    with home.lock("server", server_name):
+    with contextlib.ExitStack() as alone:
+        if out.exists():
+            alone.enter_context(overlay_care.changing(out))
+        alone.enter_context(home.lock("server", server_name))
         guest = server.load_running(home, server_name)
         if guest.record.state != "running":
             raise errors.Busy(what="server", name=server_name, pid=guest.record.owner[0])
@@ -77,15 +83,9 @@ def create_overlay(
             report.stage("capture")
             with _plan(home, guest, base, keep, report) as planned:
                 report.stage("compress")
-                machine = replace(guest.machine, mac=guest.record.mac, agent=has_agent)
+                machine = replace(guest.machine, mac=guest.record.mac, agent=has_agent).to_dict()
                 summary = write_overlay(
-                    out,
-                    planned.plan,
-                    machine.to_dict(),
-                    planned.state,
-                    level=level,
-                    replace=overwrite,
-                    progress=report.progress,
+                    out, planned.plan, machine, planned.state, level=level, replace=overwrite, progress=report.progress
                 )
             if keep == DELETED:
                 guest.destroy()

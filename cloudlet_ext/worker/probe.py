@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from cloudlet_ext.exception import CloudletError
 from cloudlet_ext.worker import errors
+from cloudlet_ext.worker.console import ConsoleReader
 from cloudlet_ext.worker.server import Server
 
 _ATTEMPT_TIMEOUT_S = 20.0
@@ -24,6 +25,10 @@ _BODY_LIMIT_BYTES = 64 << 20
 _ATTEMPT_EVERY_S = 0.25
 _ATTEMPTS_AT_ONCE = 8
 _LOOK_EVERY_S = 0.05
+_TOLD_BYTES = 200
+_LOOPBACK = "127.0.0.1"
+_ACCEPTED_STATES = {"TCP[ESTABLISHED]", "TCP[CLOSE_WAIT]"}
+"""The second one: the guest accepted, and has closed its side already."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class HttpProbe(Probe):
         self._host_port = server.forward(self._port)
 
     def attempt(self, server: Server, over: threading.Event) -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", self._host_port, timeout=_ATTEMPT_TIMEOUT_S)
+        connection = http.client.HTTPConnection(_LOOPBACK, self._host_port, timeout=_ATTEMPT_TIMEOUT_S)
         try:
             connection.request("GET", self._path)
             response = connection.getresponse()
@@ -86,34 +91,58 @@ class TcpProbe(Probe):
         self._host_port = server.forward(self._port)
 
     def attempt(self, server: Server, over: threading.Event) -> bytes:
-        with socket.create_connection(("127.0.0.1", self._host_port), timeout=_ATTEMPT_TIMEOUT_S) as connection:
-            mine = connection.getsockname()[1]
+        # One that was accepted long ago does not tell that the guest accepts now.
+        before = self._accepted(server)
+        with socket.create_connection((_LOOPBACK, self._host_port), timeout=_ATTEMPT_TIMEOUT_S):
             deadline = time.monotonic() + _ATTEMPT_TIMEOUT_S
             while time.monotonic() < deadline and not over.is_set():
-                for line in server.monitor.human("info usernet").splitlines():
-                    fields = line.split()
-                    if str(mine) in fields and fields[0] == "TCP[ESTABLISHED]":
-                        return b""
-                    if "TCP[ESTABLISHED]" in line and str(self._port) in fields:
-                        return b""
+                if self._accepted(server) - before:
+                    return b""
                 over.wait(0.05)
         raise OSError("the guest did not accept the connection")
 
+    def _accepted(self, server: Server) -> set[str]:
+        return accepted(server.monitor.human("info usernet"), self._host_port, self._port)
+
+
+def accepted(listing: str, host_port: int, guest_port: int) -> set[str]:
+    """Descriptors of connections that came in by a forward and that the guest has accepted.
+
+    ``listing`` is QEMU's ``info usernet``: state, descriptor, source and its port, destination and its port. The source
+    of what comes in by a forward is the forward itself; of what the guest opens it is the guest, to whatever port.
+    """
+    found = set()
+    for line in listing.splitlines():
+        fields = line.split()
+        if len(fields) >= 6 and fields[0] in _ACCEPTED_STATES:
+            descriptor, source, source_port, _, port = fields[1:6]
+            if (source, source_port, port) == (_LOOPBACK, str(host_port), str(guest_port)):
+                found.add(descriptor)
+    return found
+
 
 class ConsoleProbe(Probe):
-    """``console:TEXT``: the text appears on the serial console."""
+    """``console:TEXT``: the text appears on the serial console. Each attempt reads what is new."""
 
     def __init__(self, text: str, wanted: bytes) -> None:
         self.text, self._wanted = text, wanted
+        self._lock = threading.Lock()
+        self._said: ConsoleReader | None = None
+        self._tail = b""
+        self._is_there = False
 
     def attempt(self, server: Server, over: threading.Event) -> bytes:
-        try:
-            said = server.console_path.read_bytes()
-        except FileNotFoundError:
-            said = b""
-        if self._wanted not in said:
-            last = said[-200:].decode(errors="replace").strip().splitlines()
-            raise OSError(f"the console says {last[-1]!r}" if last else "the console is silent")
+        with self._lock:
+            if self._said is None or self._said.folder != server.folder:
+                self._said, self._tail, self._is_there = ConsoleReader(server.folder), b"", False
+            while not self._is_there and (piece := self._said.read()):
+                seen = self._tail + piece
+                self._is_there = self._wanted in seen
+                self._tail = seen[-max(len(self._wanted), _TOLD_BYTES) :]
+            if not self._is_there:
+                last = self._tail[-_TOLD_BYTES:].decode(errors="replace").strip().splitlines()
+                raise OSError(f"the console says {last[-1]!r}" if last else "the console is silent")
+            self._said.close()
         return self._wanted
 
 
@@ -213,22 +242,30 @@ class _Wait:
         threading.Thread(target=self.attempt, name="probe", daemon=True).start()
 
 
-def wait(probe: Probe, server: Server, timeout_s: float, check: Callable[[], None] = lambda: None) -> Answer:
+def wait(
+    probe: Probe,
+    server: Server,
+    timeout_s: float,
+    check: Callable[[], None] = lambda: None,
+    standing_s: Callable[[], float] = lambda: 0.0,
+) -> Answer:
     """Ask until the server answers.
 
-    ``check`` is called now and then and may raise what makes waiting useless.
+    ``check`` is called now and then and may raise what makes waiting useless. ``standing_s`` tells for how many seconds
+    the guest has had to stand still since whenever: what it grows by during the wait does not count.
     :class:`errors.ProbeTimedOut` with the last reason; :class:`errors.ServerGone` when its QEMU ends meanwhile.
     """
     trying = _Wait(probe, server)
     try:
-        return _answer(trying, timeout_s, check)
+        return _answer(trying, timeout_s, check, standing_s)
     finally:
         trying.over.set()
 
 
-def _answer(trying: _Wait, timeout_s: float, check: Callable[[], None]) -> Answer:
+def _answer(trying: _Wait, timeout_s: float, check: Callable[[], None], standing_s: Callable[[], float]) -> Answer:
     probe, server = trying.probe, trying.server
     began = next_attempt = time.monotonic()
+    stood_before_s = standing_s()
     while True:
         with trying.changed:
             now = time.monotonic()
@@ -241,7 +278,7 @@ def _answer(trying: _Wait, timeout_s: float, check: Callable[[], None]) -> Answe
         if not server.process.alive:
             raise errors.ServerGone(name=server.name, reason=server.process.log_tail())
         check()
-        if time.monotonic() - began > timeout_s:
+        if time.monotonic() - began - (standing_s() - stood_before_s) > timeout_s:
             raise errors.ProbeTimedOut(name=server.name, probe=probe.text, timeout_s=timeout_s, last=trying.last)
 
 

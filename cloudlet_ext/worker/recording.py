@@ -8,11 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloudlet_ext.engine.digest import digest
 from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.overlay_writer import OverlaySummary, reorder_overlay
-from cloudlet_ext.worker import server
+from cloudlet_ext.worker import overlay_care, server
 from cloudlet_ext.worker.errors import NotFound
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.recorder import Recorder
@@ -35,10 +34,9 @@ def record(
     """Synthesise ``overlay`` in a scratch guest and write it again with what the guest asked for at its front.
 
     What earlier recordings found stays in the working set. A signature is lost: the overlay is another one now.
-    :class:`errors.Busy` while another recording of it runs: it would be lost.
+    :class:`errors.Busy` while another recording of it runs, or somebody signs it: that would be lost.
     """
-    where = digest(str(overlay.resolve()).encode()).hex()[:12]
-    with home.lock("recording", f"{overlay.name}.{where}"):
+    with overlay_care.changing(overlay):
         return _record(home, overlay, probe_text, level=level, timeout_s=timeout_s, report=report)
 
 

@@ -9,12 +9,14 @@ import time
 class Report:
     """Listens to one operation; this one keeps the times of its stages and says nothing.
 
-    ``stages``: (name, seconds since the report was made) of every stage begun.
+    ``stages``: (name, seconds since the report was made) of every stage begun; ``left``: sentences on what is there
+    although the operation does not end well.
     """
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self.stages: list[tuple[str, float]] = []
+        self.left: list[str] = []
 
     @property
     def elapsed_s(self) -> float:
@@ -30,6 +32,10 @@ class Report:
 
     def note(self, text: str) -> None:
         """Something that a person may want to read."""
+
+    def leaves(self, sentence: str) -> None:
+        """The operation fails or is interrupted, and this is not undone."""
+        self.left.append(sentence)
 
 
 class Section(Report):
@@ -51,3 +57,7 @@ class Section(Report):
     def note(self, text: str) -> None:
         """Something that a person may want to read."""
         self._whole.note(text)
+
+    def leaves(self, sentence: str) -> None:
+        """The operation fails or is interrupted, and this is not undone."""
+        self._whole.leaves(sentence)

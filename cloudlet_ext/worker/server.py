@@ -19,7 +19,7 @@ from typing import Any
 
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.engine.output import no_space_named
-from cloudlet_ext.hypervisor import command_line, process, qemu
+from cloudlet_ext.hypervisor import command_line, log_keeper, process, qemu
 from cloudlet_ext.hypervisor.errors import HypervisorError, MonitorFailed
 from cloudlet_ext.hypervisor.machine import MachineDescription
 from cloudlet_ext.hypervisor.process import QemuProcess
@@ -102,8 +102,8 @@ class Server:
 
     @property
     def console_path(self) -> Path:
-        """All that the guest wrote to its serial console."""
-        return self.folder / "console.log"
+        """What the guest wrote last to its serial console; :mod:`cloudlet_ext.worker.console` reads more."""
+        return self.folder / log_keeper.CONSOLE_NAME
 
     @property
     def layers(self) -> list[Path]:
@@ -193,6 +193,8 @@ class Server:
         # Without a pid its maker was interrupted right after it had started QEMU.
         for running in [self.process] if self.record.pid else process.running_in(self.folder):
             running.kill()
+        # Nobody writes to the folder while it is removed.
+        log_keeper.ended(self.folder)
         # Whole or not at all: half a folder would have a name that nothing else knows any more.
         gone = self.home.servers / f".{self.name}.{secrets.token_hex(4)}"
         with contextlib.suppress(FileNotFoundError):

@@ -138,7 +138,7 @@ def _started(home: Home, name: str) -> Server:
 
 
 def undo_own(home: Home) -> list[str]:
-    """Remove the servers that this process was bringing up when it was interrupted; their names."""
+    """Remove the servers that this process has made, or was making, when it was interrupted; their names."""
     own = (os.getpid(), process.start_ticks(os.getpid()))
     removed = []
     for name in server.names(home):
@@ -146,7 +146,7 @@ def undo_own(home: Home) -> list[str]:
             guest = server.load(home, name)
         except (errors.WorkerError, ValueError, TypeError):
             continue
-        if guest.record.state == "starting" and guest.record.owner == own:
+        if guest.record.owner == own:
             guest.destroy()
             removed.append(name)
     return removed

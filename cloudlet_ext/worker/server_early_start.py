@@ -17,7 +17,7 @@ from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.engine.view import TargetView
 from cloudlet_ext.hypervisor import command_line
 from cloudlet_ext.hypervisor.nbd import NbdServer
-from cloudlet_ext.worker import errors, layer, probe, server, starting
+from cloudlet_ext.worker import layer, probe, server, starting
 from cloudlet_ext.worker.arrival import Arrival
 from cloudlet_ext.worker.arriving_chunks import ArrivingChunks
 from cloudlet_ext.worker.early_start import POSTCOPY, Feed
@@ -104,14 +104,10 @@ class ServerHost:
 
     def reply(self, feed: Feed) -> bytes | None:
         """Wait for the probe; time in which the guest stands still because nothing arrives does not count."""
-        if self._waiting.probe is None:
+        waiting = self._waiting
+        if waiting.probe is None:
             return None
-        while True:
-            try:
-                return probe.wait(self._waiting.probe, self._guest, self._waiting.timeout_s, feed.check).content
-            except errors.ProbeTimedOut:
-                if not feed.is_stalled:
-                    raise
+        return probe.wait(waiting.probe, self._guest, waiting.timeout_s, feed.check, feed.stalled_s).content
 
     def keep_disk(self, run: Arrival) -> None:
         """Write the overlay's disk part to a layer of its own and put it below the guest's, for the NBD server."""

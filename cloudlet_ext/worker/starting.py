@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.hypervisor import accelerator, command_line, qemu
 from cloudlet_ext.hypervisor.device_state import DeviceState
-from cloudlet_ext.hypervisor.errors import HypervisorError
+from cloudlet_ext.hypervisor.errors import AcceleratorMismatch, HypervisorError
 from cloudlet_ext.hypervisor.machine import MachineDescription
 from cloudlet_ext.hypervisor.resume import PageRun, connect, resume
 from cloudlet_ext.worker import clone, pages, probe, server
@@ -39,13 +39,20 @@ class StartResult:
 def base_machine(home: Home, base: Base) -> MachineDescription:
     """The machine of a base, once it is sure that this host can be it.
 
-    MachineMismatch names both accelerators, MachineTypeUnknown the QEMU version here and the machine that is needed.
+    AcceleratorMismatch says why this host has its own, MachineTypeUnknown the QEMU version here and the machine that is
+    needed.
     """
     machine = MachineDescription.from_dict(base.machine)
     found = qemu.find(home.qemu_cache)
     qemu.require_machine_type(found, machine.machine_type)
     here = accelerator.choose(found.binary, home.accelerator_cache)
-    machine.require_same(replace(machine, accelerator=here), "This host cannot resume the base")
+    if here.name != machine.accelerator:
+        raise AcceleratorMismatch(
+            what="This host cannot resume the base",
+            expected=machine.accelerator,
+            found=here.name,
+            reason=here.reason,
+        )
     return machine
 
 

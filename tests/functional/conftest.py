@@ -44,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     path = tmp_path_factory.mktemp("cloudlet") / "home"
     home = Home(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLOUDLET_ACCEL", accelerator.choose(qemu.find().binary, home.accelerator_cache))
+        patch.setenv("CLOUDLET_ACCEL", accelerator.choose(qemu.find().binary, home.accelerator_cache).name)
         yield home
     for name in server.names(home):
         server.load(home, name).destroy()

@@ -110,8 +110,11 @@ def test_a_host_of_another_accelerator(home: Home, tiny: str, overlay: Path, mon
     other = {"kvm": "tcg", "tcg": "kvm"}[mine]
     monkeypatch.setenv("CLOUDLET_ACCEL", other)
     for operation in (lambda: start(home, tiny), lambda: synthesize(home, overlay)):
-        with pytest.raises(hypervisor_errors.MachineMismatch, match=f"accelerator is {other}, expected {mine}"):
+        with pytest.raises(hypervisor_errors.AcceleratorMismatch) as caught:
             operation()
+        assert caught.value.exit_code == 5
+        assert f"accelerator is {other}, expected {mine}" in str(caught.value)
+        assert f"It is {other} because CLOUDLET_ACCEL asks for it" in str(caught.value)
 
 
 def test_a_qemu_that_does_not_know_the_machine(other_home: Home, tiny: str) -> None:

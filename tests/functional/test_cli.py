@@ -169,7 +169,7 @@ def test_a_base_travels(cloudlet: CommandLine, tmp_path: Path) -> None:
     finally:
         elsewhere("server", "stop", second["name"])
     elsewhere("base", "delete", "null")
-    assert elsewhere("base", "list") == {"bases": []}
+    assert elsewhere("base", "list") == {"bases": [], "unfinished_imports": []}
 
 
 @pytest.mark.timeout(60)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,16 +12,29 @@ import pytest
 from cloudlet_ext.engine.errors import OutputBusy, OutputExists
 from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.engine.overlay import OverlayFile
-from cloudlet_ext.worker import errors, overlay_creation, recording, server, server_care, synthesis
+from cloudlet_ext.worker import (
+    errors,
+    overlay_care,
+    overlay_creation,
+    recording,
+    server,
+    server_care,
+    synthesis,
+)
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
 from cloudlet_ext.worker.synthesis import SynthesisRequest
 from tests.functional import guest as tools
 from tests.functional.conftest import DIGESTS, Made, Start
+from tests.functional.test_cli import CommandLine
 
 
-def create(home: Home, name: str, path: Path, keep: str = "running", report: Report | None = None) -> None:
-    overlay_creation.create_overlay(home, name, path, keep=keep, level=1, report=report or Report())
+def create(
+    home: Home, name: str, path: Path, keep: str = "running", report: Report | None = None, *, overwrite: bool = False
+) -> None:
+    overlay_creation.create_overlay(
+        home, name, path, keep=keep, level=1, report=report or Report(), overwrite=overwrite
+    )
 
 
 @pytest.mark.parametrize("placement", ["mapped", "early"])
@@ -124,6 +139,52 @@ def test_one_writer_of_an_output(home: Home, tiny: str, start: Start, tmp_path: 
         create(home, "other", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == content
     assert all(tools.is_ticking(guest) for guest in guests)
+
+
+def test_one_change_of_an_overlay(home: Home, tiny: str, start: Start, tmp_path: Path) -> None:
+    """While it is recorded nobody signs, records, replaces or deletes it, not from another home either."""
+    start(tiny, "source")
+    path, private, public = (tmp_path / name for name in ("overlay", "key.pem", "trusted.pem"))
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    create(home, "source", path)
+    cloudlet = CommandLine(tmp_path)
+    refused: list[str] = []
+
+    def others() -> None:
+        for words in (("overlay", "sign", path, "--key", private), ("overlay", "delete", path)):
+            told = cloudlet(*words, code=9)
+            refused.append(f"{told['kind']}: {told['message']}")
+        for act in (lambda: record(path, Report()), lambda: create(home, "source", path, overwrite=True)):
+            with pytest.raises(errors.Busy) as caught:
+                act()
+            refused.append(f"Busy: {caught.value}")
+
+    def record(path: Path, report: Report) -> None:
+        recording.record(home, path, "console:.", level=1, timeout_s=tools.WAIT_S, report=report)
+
+    for stage in ("run", "reorder"):
+        record(path, tools.Act(stage, others))
+    expected = (
+        f"Busy: The overlay {path} is in use by another operation (process {os.getpid()}). Wait for it, or end it."
+    )
+    assert refused == [expected] * 8
+    cloudlet("overlay", "sign", path, "--key", private)
+    assert cloudlet("overlay", "verify", path, "--key", public)["signer"]
+    create(home, "source", path, overwrite=True)
+    cloudlet("overlay", "delete", path)
+
+
+def test_a_signature_is_whole_before_it_is_recorded(home: Home, made: Made, tmp_path: Path) -> None:
+    """Who signs has the overlay alone, too."""
+    path = tmp_path / "overlay"
+    path.write_bytes(made.path.read_bytes())
+    with (
+        overlay_care.changing(path),
+        pytest.raises(errors.Busy, match=r"The overlay .* is in use by another operation"),
+    ):
+        recording.record(home, path, "http://:80/nonce", level=1, timeout_s=tools.WAIT_S, report=Report())
+    assert path.read_bytes() == made.path.read_bytes()
 
 
 def test_recordings_merge(home: Home, made: Made, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,28 @@ def test_the_guest_is_paused_and_goes_on_when_the_source_returns(home: Home, mad
         assert seen == [""], "the guest went on while nothing came"
         tools.wait_until("what was typed is there", lambda: "typed" in tools.console_text(guest))
         assert tools.run(guest, DIGESTS) == made.digests
+
+
+def test_what_it_stood_still_is_not_counted_against_its_probe(home: Home, source: Source, tmp_path: Path) -> None:
+    """Its answer comes when the probe's time is long up, by the clock; the source is back since before that."""
+    report, answer, limit_s = Watch(source), tmp_path / "answer", 12.0
+
+    def come_back() -> None:
+        assert report.stalled.wait(tools.WAIT_S)
+        time.sleep(limit_s - 6)
+        source.up.set()
+        assert report.recovered.wait(tools.WAIT_S)
+        time.sleep(8)
+        answer.write_text("here")
+
+    watcher = threading.Thread(target=come_back)
+    watcher.start()
+    eager = replace(IMPATIENT, give_up_s=60.0)
+    result = synthesize(home, source, report, probe=f"command:cat {answer}", timeout_s=limit_s, patience=eager)
+    watcher.join()
+    with tools.loaded(home, "clone"):
+        assert (result.reply, result.stalls) == (b"here", 1)
+        assert result.first_reply_s is not None and result.first_reply_s - result.running_s > limit_s
 
 
 @pytest.mark.parametrize("probe", [None, "http://:80/made", "tcp:81"])

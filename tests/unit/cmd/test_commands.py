@@ -25,7 +25,7 @@ def keys(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_nothing_is_there(cloudlet: CommandLine) -> None:
-    assert cloudlet("base", "list", "--json").document == {"bases": []}
+    assert cloudlet("base", "list", "--json").document == {"bases": [], "unfinished_imports": []}
     assert cloudlet("server", "list", "--json").document == {"servers": []}
     assert cloudlet("server", "stop", "--all", "--json").document == {"stopped": []}
     assert cloudlet("base", "list").output.startswith("no bases in ")
