@@ -184,6 +184,8 @@ force_config_drive = false
 vif_plugging_is_fatal = true
 vif_plugging_timeout = $((60 * MINICLOUD_PATIENCE))
 reserved_host_memory_mb = 0
+# What hosts hold, the scheduler learns soon.
+update_resources_interval = 10
 # The machines have no ssh between them to move disks with.
 allow_resize_to_same_host = true
 # Many small guests on few cores, most of them idle.

@@ -148,4 +148,6 @@ class AcceleratorUnknown(HypervisorError):
 class NetworkFailed(HypervisorError):
     """A network for a guest could not be made."""
 
-    msg_fmt = "The network of a scratch guest could not be made (ip %(command)s): %(reason)s. Root is needed, and iproute2."
+    msg_fmt = (
+        "The network of a scratch guest could not be made (ip %(command)s): %(reason)s. Root is needed, and iproute2."
+    )

@@ -8,10 +8,12 @@ the base's disk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from cloudlet_ext.engine.chunks import Chunks, Numbers
 from cloudlet_ext.engine.fetch import Fetcher
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.qcow2_view import Qcow2View
@@ -35,8 +37,10 @@ class ArrivingLayer:
         scratch: Path,
         table: ChunkTable,
         layout: Layout,
-        on_read: Callable[[int, int], None] | None = None,
+        on_read: Callable[[Numbers], None] | None = None,
     ) -> None:
+        """``on_read`` hears which chunks of the disk are read."""
+        self._on_read = on_read
         self._chunks = ArrivingChunks()
         self._file = Qcow2View(scratch / "layer.qcow2", table, layout.disk_chunks)
         self._socket = folder / _SOCKET
@@ -60,7 +64,12 @@ class ArrivingLayer:
         self._chunks.show(view, fetcher)
 
     def _read(self, offset: int, length: int) -> memoryview:
-        return memoryview(np.ascontiguousarray(self._file.read(offset, length, self._chunks.read))).cast("B")
+        return memoryview(np.ascontiguousarray(self._file.read(offset, length, self._read_chunks))).cast("B")
+
+    def _read_chunks(self, numbers: Numbers) -> Chunks:
+        if self._on_read is not None:
+            self._on_read(numbers)
+        return self._chunks.read(numbers)
 
     def close(self) -> None:
         """End the server; reads that still wait fail."""

@@ -52,6 +52,6 @@ class NotRecorded(JobError):
     """What an overlay needs first could not be recorded."""
 
     msg_fmt = (
-        "The working set could not be recorded: the synthesised guest did not answer the probe within %(timeout_s).0f s "
-        "(%(reason)s). Give a probe that the server answers now, or leave it out."
+        "The working set could not be recorded: the synthesised guest did not answer the probe within "
+        "%(timeout_s).0f s (%(reason)s). Give a probe that the server answers now, or leave it out."
     )

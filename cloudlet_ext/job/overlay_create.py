@@ -20,6 +20,7 @@ from cloudlet_ext.job.base_cache import BaseCache, fetch_images
 from cloudlet_ext.job.channel import Channel
 from cloudlet_ext.job.guest import DomainGuest, running_guest, scratch_folder
 from cloudlet_ext.job.images import Images
+from cloudlet_ext.job.working_set import record
 from cloudlet_ext.worker.overlay_creation import check_layout, memory_changes
 from cloudlet_ext.worker.report import Report
 
@@ -28,8 +29,6 @@ _TRIM_TIMEOUT_S = 30
 
 def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]:
     """Capture, compare, compress, upload; what the operation has to tell."""
-    if job.get("record"):
-        raise errors.BadJob(field="record", reason="a working set cannot be recorded here yet, leave it out")
     images, cache = Images.of_job(job), BaseCache.of_job(job)
     fetch = fetch_images(images, job["base_image"], job["base_memory_image"], report)
     with scratch_folder(job) as scratch, cache.using(job["base_id"], fetch, report) as base:
@@ -40,6 +39,7 @@ def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]
             if machine.agent:
                 report.stage("trim")
                 _trim(guest)
+            description = guest.description
             report.stage("capture")
             plan, state, pause_s = _plan(guest, base, scratch, report)
         try:
@@ -49,10 +49,14 @@ def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]
             )
         finally:
             plan.close()
+        working_set = 0
+        if job.get("record"):
+            with scratch_folder(job) as room:
+                summary, working_set = record(job, out, description, base, room, report)
         report.stage("upload")
         images.update(job["overlay_image"], cloudlet_overlay_id=summary.overlay_id, cloudlet_base_id=base.base_id)
         images.upload(job["overlay_image"], out, report.progress)
-    return {**_facts(summary), "pause_s": pause_s}
+    return {**_facts(summary), "working_set_chunks": working_set, "pause_s": pause_s}
 
 
 def _facts(summary: OverlaySummary) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _scratch(
     ):
         run = prepare(scratch, report, overlay, base, NoGuest(), lambda state: state)
         stack.callback(run.store.close)
-        layer = ArrivingLayer(folder, scratch, run.view.table, base.layout, recorder.disk)
+        layer = ArrivingLayer(folder, scratch, run.view.table, base.layout, recorder.disk_chunks)
         stack.callback(layer.close)
         network = ScratchNetwork(own.name)
         stack.callback(network.close)
@@ -136,9 +136,7 @@ def _scratch(
             return guest
 
         attempt = guest_probe.parse(job["record"], cards[0]["address"] if cards else "", own.console)
-        host = _ScratchHost(
-            layer, start, lambda check: guest_probe.wait(attempt, network, check, _ANSWER_TIMEOUT_S)
-        )
+        host = _ScratchHost(layer, start, lambda check: guest_probe.wait(attempt, network, check, _ANSWER_TIMEOUT_S))
         try:
             yield run, host
         except libvirt.libvirtError as failure:

@@ -76,3 +76,14 @@ def _service_token() -> str | None:
 def disk_path(instance: Any) -> str:
     """The image file of a server's own disk."""
     return str(Path(libvirt_utils.get_instance_path(instance)) / "disk")
+
+
+def addresses(instance: Any) -> list[dict[str, str]]:
+    """The first fixed address of each port of a server: ``address``, ``network`` (CIDR), ``gateway`` where one is."""
+    found = []
+    for port in instance.get_network_info():
+        fixed = [(subnet, one["address"]) for subnet in port["network"]["subnets"] for one in subnet["ips"]]
+        for subnet, address in fixed[:1]:
+            gateway = (subnet.get("gateway") or {}).get("address")
+            found.append({"address": address, "network": subnet["cidr"], **({"gateway": gateway} if gateway else {})})
+    return found

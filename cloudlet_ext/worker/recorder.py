@@ -28,6 +28,10 @@ class Recorder:
         """A read of the disk, in bytes."""
         self._note(range(offset // CHUNK_BYTES, -(-(offset + length) // CHUNK_BYTES)))
 
+    def disk_chunks(self, numbers: Numbers) -> None:
+        """A read of chunks of the disk."""
+        self._note(numbers.tolist())
+
     def _note(self, numbers: Any) -> None:
         with self._lock:
             if self.recording:

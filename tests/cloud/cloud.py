@@ -27,6 +27,9 @@ WAIT_S = 120.0
 WAN = "10.77.0.1"
 """This side of the bridge that joins the clouds."""
 
+UPDATE_S = 10
+"""How often compute hosts tell what they have (``update_resources_interval``)."""
+
 T = TypeVar("T")
 
 
@@ -187,6 +190,10 @@ class Cloud:
             path.write_text(before)
             for service in services:
                 self.minicloud("restart", self.name, service)
+
+    def bases_are_known(self, holder: str) -> None:
+        """Wait until every host has told placement's and the scheduler's tables which bases it holds."""
+        time.sleep(2 * UPDATE_S)
 
     # ------------------------------------------------------------------- what is there
     def running_domains(self) -> set[str]:
