@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,31 +38,48 @@ from cloudlet_ext.worker.synthesis import prepare
 _ANSWER_TIMEOUT_S = 120.0
 
 
+@dataclass
 class _ScratchHost:
-    """See :class:`cloudlet_ext.worker.early_start.Host`."""
+    """A scratch guest; see :class:`cloudlet_ext.worker.early_start.Host`."""
 
-    def __init__(
-        self, layer: ArrivingLayer, start: Callable[[], DomainGuest], answer: Callable[[Callable[[], None]], None]
-    ) -> None:
-        self._layer, self._start, self._answer = layer, start, answer
-        self._guest: DomainGuest | None = None
+    job: dict[str, Any]
+    run: Arrival
+    layer: ArrivingLayer
+    network: ScratchNetwork
+    own: ScratchDomain
+    description: str
+    libvirt: libvirt.virConnect
+    folder: Path
+    stack: contextlib.ExitStack
 
     def show(self, view: TargetView, fetcher: Fetcher) -> None:
         """What the disk holds."""
-        self._layer.show(view, fetcher)
+        self.layer.show(view, fetcher)
 
     def ready(self) -> None:
-        """Start the domain."""
-        self._guest = self._start()
+        """Start the domain, and be its neighbour."""
+        base, machine = self.run.base, DomainMachine.from_dict(self.run.overlay.machine)
+        view = self.layer.view(str(base.disk_path), "qcow2")
+        text = scratch_domain.describe(self.description, machine, self.own, view)
+        handle = self.libvirt.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
+        self.stack.callback(_destroy, handle)
+        for tap, card in zip(self.own.taps, self.job["addresses"], strict=False):
+            self.network.take(Neighbour(tap, _across(card)))
+        guest = DomainGuest(handle, domain.DomainMonitor(handle), domain.DomainProcess(handle, self.folder))
+        self.stack.callback(guest.monitor.close)
+        machine.require_same(domain_xml.describe(guest.description), "The scratch guest is another machine")
+        guest.monitor.execute("migrate-set-capabilities", capabilities=early_start.POSTCOPY)
+        self.run.guest = guest
 
     def proceed(self, ask: Callable[[str], Any]) -> None:
         """It runs."""
-        assert self._guest is not None
-        self._guest.handle.resume()
+        ask("cont")
 
     def reply(self, feed: Feed) -> bytes | None:
         """Wait for its answer."""
-        self._answer(feed.check)
+        cards = self.job["addresses"]
+        attempt = guest_probe.parse(self.job["record"], cards[0]["address"] if cards else "", self.own.console)
+        guest_probe.wait(attempt, self.network, feed.check, _ANSWER_TIMEOUT_S)
         return b""
 
     def keep_disk(self, run: Arrival) -> None:
@@ -80,7 +98,8 @@ def record(
     with contextlib.closing(source):
         overlay = OverlayFile.open(source)
         recorder = Recorder(overlay.layout.disk_chunks)
-        with _scratch(job, description, base, overlay, scratch, report, recorder) as (run, host):
+        run = prepare(scratch, report, overlay, base, NoGuest(), lambda state: state)
+        with contextlib.closing(run.store), _scratch(job, description, run, scratch, recorder) as host:
             early_start.bring_up(run, source, host, recorder)
         report.stage("reorder")
         order = recorder.order
@@ -92,53 +111,27 @@ def record(
 
 @contextlib.contextmanager
 def _scratch(
-    job: dict[str, Any],
-    description: str,
-    base: Base,
-    overlay: OverlayFile,
-    scratch: Path,
-    report: Report,
-    recorder: Recorder,
-) -> Iterator[tuple[Arrival, _ScratchHost]]:
-    """The guest to be, and who starts it; all of it goes with the block."""
-    machine, token = DomainMachine.from_dict(overlay.machine), secrets.token_hex(4)
-    cards = job["addresses"]
+    job: dict[str, Any], description: str, run: Arrival, scratch: Path, recorder: Recorder
+) -> Iterator[_ScratchHost]:
+    """Whoever starts the guest to be; all of it goes with the block."""
+    token, layout, disk = secrets.token_hex(4), run.base.layout, run.base.disk_path
     taps = tuple(f"clr{token}{number}" for number in range(len(domain_xml.interfaces(description))))
     own = ScratchDomain(f"cloudlet-{token}", scratch / "scratch.qcow2", scratch / "console.log", taps)
     # QEMU, another user, must find its disk.
-    scratch.parent.chmod(0o711)
-    scratch.chmod(0o711)
-    Qcow2Writer.create(own.disk, base.layout.disk_bytes, str(base.disk_path), "qcow2").close()
+    for folder in (scratch.parent, scratch):
+        folder.chmod(0o711)
+    Qcow2Writer.create(own.disk, layout.disk_bytes, str(disk), "qcow2").close()
     with (
         connection(job) as connected,
-        domain.shared_folder(connected, Path(job["sockets"])) as folder,
+        domain.shared_folder(connected, Path(job["sockets"])) as sockets,
         contextlib.ExitStack() as stack,
     ):
-        run = prepare(scratch, report, overlay, base, NoGuest(), lambda state: state)
-        stack.callback(run.store.close)
-        layer = ArrivingLayer(folder, scratch, run.view.table, base.layout, recorder.disk_chunks)
+        layer = ArrivingLayer(sockets, scratch, run.view.table, layout, recorder.disk_chunks)
         stack.callback(layer.close)
         network = ScratchNetwork(own.name)
         stack.callback(network.close)
-
-        def start() -> DomainGuest:
-            view = layer.view(str(base.disk_path), "qcow2")
-            text = scratch_domain.describe(description, machine, own, view)
-            handle = connected.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
-            stack.callback(_destroy, handle)
-            for tap, card in zip(taps, cards, strict=False):
-                network.take(Neighbour(tap, _across(card)))
-            guest = DomainGuest(handle, domain.DomainMonitor(handle), domain.DomainProcess(handle, folder))
-            stack.callback(guest.monitor.close)
-            machine.require_same(domain_xml.describe(guest.description), "The scratch guest is another machine")
-            guest.monitor.execute("migrate-set-capabilities", capabilities=early_start.POSTCOPY)
-            run.guest = guest
-            return guest
-
-        attempt = guest_probe.parse(job["record"], cards[0]["address"] if cards else "", own.console)
-        host = _ScratchHost(layer, start, lambda check: guest_probe.wait(attempt, network, check, _ANSWER_TIMEOUT_S))
         try:
-            yield run, host
+            yield _ScratchHost(job, run, layer, network, own, description, connected, sockets, stack)
         except libvirt.libvirtError as failure:
             raise errors.NotRecorded(timeout_s=_ANSWER_TIMEOUT_S, reason=str(failure)) from failure
 

@@ -138,7 +138,12 @@ class Cloud:
         """An operation once it has ended, however."""
 
         def ended() -> dict[str, Any] | None:
-            operation = self.operation(operation_id, account)
+            answer = self.connect(account).compute.get(f"/os-cloudlet/operations/{operation_id}")
+            if answer.status_code in (503, 504):
+                # Its host is being started again.
+                return None
+            assert answer.status_code == 200, answer.text
+            operation: dict[str, Any] = answer.json()["operation"]
             return operation if operation["state"] in ("succeeded", "failed", "cancelled") else None
 
         return wait_until(f"operation {operation_id}", ended, limit_s)

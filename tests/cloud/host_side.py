@@ -60,6 +60,18 @@ def service_pid(cloud: Cloud, name: str) -> int:
     return int((cloud.folder / "pids" / name).read_text().split()[0])
 
 
+def kill_service(cloud: Cloud, name: str) -> None:
+    """End a service, with all of its processes."""
+    first = service_pid(cloud, name)
+    pids = [first]
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(entry.read_text().rsplit(") ", 1)[1].split()[1]) == first:
+                pids.append(int(entry.parent.name))
+    for pid in pids:
+        kill(pid)
+
+
 def compute_service(cloud: Cloud, host: str) -> str:
     """The minicloud's name of nova-compute on a host."""
     return "compute" + host.removeprefix(cloud.name).removeprefix("-compute")

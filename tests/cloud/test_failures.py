@@ -129,16 +129,9 @@ def test_nova_api_is_restarted_during_a_capture(cloud: Cloud, source: Source, im
 def test_rabbitmq_is_restarted_during_a_capture(cloud: Cloud, source: Source, images: Images, site: Site) -> None:
     server, address, _ = source()
     operation_id = images.begin(server, OVERLAY)
-    worker = host_side.freeze_worker(cloud, operation_id, "capture")
     cloud.minicloud("restart", cloud.name, "rabbitmq")
-    os.kill(worker, signal.SIGCONT)
-    wait_until("nova-compute hears again", lambda: _answers(cloud, operation_id))
     images.ended(operation_id)
     assert_as_before(cloud, server, address, site.nonce)
-
-
-def _answers(cloud: Cloud, operation_id: str) -> bool:
-    return cloud.connect("member").compute.get(f"/os-cloudlet/operations/{operation_id}").status_code == 200
 
 
 def test_glance_is_stopped(cloud: Cloud, source: Source, images: Images, site: Site) -> None:
@@ -146,11 +139,10 @@ def test_glance_is_stopped(cloud: Cloud, source: Source, images: Images, site: S
     server, address, _ = source()
     operation_id = images.begin(server, OVERLAY)
     worker = host_side.freeze_worker(cloud, operation_id, "compare")
-    host_side.kill(host_side.service_pid(cloud, "glance"))
+    host_side.kill_service(cloud, "glance")
     try:
         os.kill(worker, signal.SIGCONT)
-        operation = cloud.operation_ended(operation_id)
-        assert operation["state"] == "failed"
+        operation = images.ended(operation_id, state="failed")
         assert "image service" in operation["error"], operation["error"]
         assert_as_before(cloud, server, address, site.nonce)
     finally:
