@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -12,7 +13,7 @@ from cloudlet_ext.hypervisor.domain_xml import DiskView, DomainMachine
 
 _CARD_KEPT = {"mac", "model", "mtu", "driver", "address", "rom"}
 """Of a network card, what the guest sees of it."""
-_OWN = ("uuid", "title", "description", "metadata", "seclabel", "resource", "id")
+_OWN = ("title", "description", "metadata", "seclabel", "resource")
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,9 @@ def describe(text: str, machine: DomainMachine, own: ScratchDomain, view: DiskVi
     for tag in _OWN:
         for old in root.findall(tag):
             root.remove(old)
-    name = root.find("name")
-    assert name is not None
-    name.text = own.name
     devices = root.find("devices")
     assert devices is not None
+    _set_names(root, own.name)
     for tag in ("graphics", "console"):
         # What a host shows of a guest; libvirt makes the console of the serial port by itself.
         for old in devices.findall(tag):
@@ -49,6 +48,17 @@ def describe(text: str, machine: DomainMachine, own: ScratchDomain, view: DiskVi
     # The base's disk is shared: libvirt is not to give it to anybody.
     ET.SubElement(below, "seclabel", {"model": "dac", "relabel": "no"})
     return ET.tostring(root, encoding="unicode")
+
+
+def _set_names(root: ET.Element, name: str) -> None:
+    """A name and an identity of its own, which libvirt wants to find in what is shown to the guest, too."""
+    identity = str(uuid.uuid4())
+    for tag, text in (("name", name), ("uuid", identity)):
+        element = root.find(tag)
+        assert element is not None
+        element.text = text
+    for entry in root.iterfind("./sysinfo/system/entry[@name='uuid']"):
+        entry.text = identity
 
 
 def _set_cards(devices: ET.Element, taps: tuple[str, ...]) -> None:

@@ -94,17 +94,19 @@ def record(
     ``description``: of the domain that was captured. :class:`errors.NotRecorded` when the guest does not answer.
     """
     report.stage("record")
-    source = FileSource(str(overlay_path))
-    with contextlib.closing(source):
+    with contextlib.closing(FileSource(str(overlay_path))) as source:
         overlay = OverlayFile.open(source)
         recorder = Recorder(overlay.layout.disk_chunks)
         run = prepare(scratch, report, overlay, base, NoGuest(), lambda state: state)
         with contextlib.closing(run.store), _scratch(job, description, run, scratch, recorder) as host:
             early_start.bring_up(run, source, host, recorder)
-        report.stage("reorder")
-        order = recorder.order
+    order = recorder.order
+    report.stage("reorder")
+    with contextlib.closing(FileSource(str(overlay_path))) as source:
+        overlay = OverlayFile.open(source)
+        level = job.get("level", "auto")
         summary = reorder_overlay(
-            overlay, base, [order], overlay_path, level=job.get("level", "auto"), replace=True, progress=report.progress
+            overlay, base, [order], overlay_path, level=level, replace=True, progress=report.progress
         )
     return summary, len(order)
 
