@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -169,6 +170,8 @@ def table(values: dict[str, Any], rate_mbit: float) -> str:
     named = "\n".join(
         f"    {name.replace('_', ' '):37}{megabytes(count * 4096)}" for name, count in sources.items() if count
     )
+    why = f"accelerator: {values['accelerator']} ({values['accelerator_reason']})"
+    accelerator = textwrap.fill(why, 78, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return f"""
 {"=" * 78}
 base VM, non-zero disk and memory        {megabytes(values["base_bytes"])}   (stays at every cloudlet)
@@ -186,7 +189,7 @@ through a link of {rate_mbit:g} Mbit/s               base + overlay    whole ima
   everything is here                     {values["resident_s"]:10.2f} s
   sooner to the first reply              {values["speedup"]:10.1f} x
 
-accelerator: {values["accelerator"]} ({values["accelerator_reason"]})
+{accelerator}
 memory placement: {values["placement"]}
 artefacts: {HERE} (app.cloudlet, app.svg, app.qcow2, home/)
 remove everything: tools/quickstart --clean
