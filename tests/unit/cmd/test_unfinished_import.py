@@ -161,7 +161,9 @@ def test_it_is_interrupted(cloudlet: CommandLine, source: Source) -> None:
     (left,) = unfinished_imports(Home(cloudlet.home))
     assert left == UnfinishedImport("debian", left.kept_bytes, False)
     last = error.splitlines()[-1]
-    assert last.startswith(f"cloudlet: Interrupted. What has arrived is kept ({left.kept_bytes / 1e6:.1f} MB on disk): ")
+    assert last.startswith(
+        f"cloudlet: Interrupted. What has arrived is kept ({left.kept_bytes / 1e6:.1f} MB on disk): "
+    )
     assert "undone" not in last
 
 
