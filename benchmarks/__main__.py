@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from benchmarks import bases, facts, plots, report
+from benchmarks.arguments import output_file
 from benchmarks.bench import WORK, Bench, SetupFailed, opened
 from benchmarks.figures import FIGURES, Figure
 from benchmarks.prepared import Wanted, prepare
@@ -39,8 +40,8 @@ def _names(known: Any, what: str) -> Callable[[str], tuple[str, ...]]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="at most three minutes: W1 at 38 Mbit/s, few peers")
-    parser.add_argument("--deep", action="store_true", help="level 19 at every workload: a quarter of an hour more")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE")
+    parser.add_argument("--deep", action="store_true", help="level 19 at W2 to W5 as well: a quarter of an hour more")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write all rows to FILE")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write report, rows and plots to DIR")
     parser.add_argument("--workloads", type=_names(WORKLOADS, "workload"), metavar="W0,W1", help="only these")
     parser.add_argument("--figures", type=_names(FIGURES, "figure"), metavar="NAMES", help=f"of {', '.join(FIGURES)}")

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from benchmarks.arguments import output_file
 from benchmarks.file_server import new_server
 from benchmarks.shaper import Shaper
 from cloudlet_ext.hypervisor import command_line
@@ -152,6 +154,7 @@ def figures(made: dict[str, Any], synthesis: dict[str, Any], boot_s: float) -> d
         "image_boot_first_reply_s": round(boot_s, 3),
         "speedup": round(boot_s / synthesis["first_reply_s"], 1),
         "accelerator": base["accelerator"],
+        "accelerator_reason": base["accelerator_reason"],
         "placement": synthesis["placement"],
         "chunks_by_source": overlay["chunks"],
     }
@@ -167,6 +170,8 @@ def table(values: dict[str, Any], rate_mbit: float) -> str:
     named = "\n".join(
         f"    {name.replace('_', ' '):37}{megabytes(count * 4096)}" for name, count in sources.items() if count
     )
+    why = f"accelerator: {values['accelerator']} ({values['accelerator_reason']})"
+    accelerator = textwrap.fill(why, 78, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return f"""
 {"=" * 78}
 base VM, non-zero disk and memory        {megabytes(values["base_bytes"])}   (stays at every cloudlet)
@@ -184,7 +189,8 @@ through a link of {rate_mbit:g} Mbit/s               base + overlay    whole ima
   everything is here                     {values["resident_s"]:10.2f} s
   sooner to the first reply              {values["speedup"]:10.1f} x
 
-accelerator: {values["accelerator"]}, memory placement: {values["placement"]}
+{accelerator}
+memory placement: {values["placement"]}
 artefacts: {HERE} (app.cloudlet, app.svg, app.qcow2, home/)
 remove everything: tools/quickstart --clean
 {"=" * 78}"""
@@ -203,7 +209,7 @@ def _interrupted(signum: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Do the job; see tools/quickstart."""
     parser = argparse.ArgumentParser(prog="tools/quickstart", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures to FILE")
     parser.add_argument("--rate", type=float, default=38.0, help="Mbit/s of the link (default 38)")
     parser.add_argument("--rtt", type=float, default=1.0, help="round-trip time of the link, ms (default 1)")
     parser.add_argument("--clean", action="store_true", help="remove everything that was made")

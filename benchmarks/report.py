@@ -117,6 +117,7 @@ def write(rows: Rows, facts: dict[str, Any], failures: list[str], quick: bool) -
         targets(rows),
     ]
     for title, text in (
+        ("Not judged", "\n".join(f"* {each}" for each in rows.unjudged)),
         ("Where it goes", _explained(rows)),
         ("Bytes that are sent, MB", _comparison(rows, "size", None, None)),
         ("Creation, s", _comparison(rows, "creation", None, None)),

@@ -60,12 +60,14 @@ class Target:
 class Rows:
     """All rows and targets of one run, in the order in which they came.
 
-    ``stages``: by figure and workload, where the time of a measurement went, for a person.
+    ``stages``: by figure and workload, where the time of a measurement went, for a person; ``unjudged``: targets for
+    which this kind of run has no values.
     """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.targets: list[Target] = []
+        self.unjudged: list[str] = []
         self.stages: dict[tuple[str, str], str] = {}
 
     def add(

@@ -49,6 +49,9 @@ class Size(Figure):
             snapshot = find("size", workload, SNAPSHOT.name)
             if auto is None:
                 continue
+            if not bench.is_deep(workload):
+                when = "not in a quick run" if bench.quick else "only with --deep"
+                bench.rows.unjudged.append(f"{workload}, overlay size to patch-from -19: {when}")
             if patch is not None and best is not None:
                 self._ratio(bench, workload, "level 19 to patch-from -19", best, patch, 1.05)
             if patch is not None:

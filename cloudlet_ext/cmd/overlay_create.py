@@ -12,6 +12,7 @@ from cloudlet_ext.cmd.call import Call, Outcome
 
 if TYPE_CHECKING:
     from cloudlet_ext.engine.overlay_writer import OverlaySummary
+    from cloudlet_ext.worker.overlay_creation import OverlayResult
     from cloudlet_ext.worker.recording import RecordingResult
 
 SUMMARY = "write what a server has become to a file, as the difference to its base"
@@ -67,68 +68,84 @@ def summary_document(summary: OverlaySummary) -> dict[str, Any]:
 
 def run(call: Call) -> Outcome:
     """Do it."""
-    from cloudlet_ext.cmd import text
     from cloudlet_ext.worker import probe
-    from cloudlet_ext.worker.overlay_creation import create_overlay
-    from cloudlet_ext.worker.recording import record
 
     given = call.arguments
     if given.record:
         # Before the server is captured, not after.
         probe.parse(given.record)
     with call.telling(given.out, lambda: _left(call)):
-        made = create_overlay(
-            call.home,
-            given.server,
-            given.out,
-            keep=given.keep,
-            level=given.level,
-            report=call.report,
-            trim=not given.no_trim,
-            overwrite=given.force,
+        return _create(call)
+
+
+def _create(call: Call) -> Outcome:
+    from cloudlet_ext.worker.overlay_creation import create_overlay
+    from cloudlet_ext.worker.recording import record
+
+    given = call.arguments
+    made = create_overlay(
+        call.home,
+        given.server,
+        given.out,
+        keep=given.keep,
+        level=given.level,
+        report=call.report,
+        trim=not given.no_trim,
+        overwrite=given.force,
+    )
+    recorded = None
+    if given.record:
+        call.report.note(f"{given.out} is complete; recording what comes first")
+        recorded = record(
+            call.home, given.out, given.record, level=given.level, timeout_s=given.timeout, report=call.report
         )
-        summary, recorded = made.summary, None
-        if given.record:
-            call.report.note(f"{given.out} is complete; recording what comes first")
-            recorded = record(
-                call.home, given.out, given.record, level=given.level, timeout_s=given.timeout, report=call.report
-            )
-            summary = recorded.summary
+    return _outcome(call, made, recorded)
+
+
+def _outcome(call: Call, made: OverlayResult, recorded: RecordingResult | None) -> Outcome:
+    from cloudlet_ext.cmd import text
+
+    given, state = call.arguments, _state(call)
+    summary = recorded.summary if recorded else made.summary
     document = {
         **summary_document(summary),
         "base_id": made.base_id,
         "server": given.server,
         "kept": given.keep,
+        "server_state": state,
         "create_s": made.create_s,
         "pause_s": made.pause_s,
         "total_s": call.report.elapsed_s,
         "recording": recording_document(recorded) if recorded else None,
     }
-    changed = summary.statistics
     pairs = (
         ("size", f"{text.size(summary.file_bytes)} (zstd -{summary.level})"),
         ("written in", text.seconds(made.create_s)),
-        ("server", f"{given.server} was paused for {text.seconds(made.pause_s)}, {_now(given.keep)}"),
-        ("content", text.sources(asdict(changed))),
+        ("server", f"{given.server} was paused for {text.seconds(made.pause_s)}, {_now(state)}"),
+        ("content", text.sources(asdict(summary.statistics))),
         ("working set", text.working_set(recorded.chunks, recorded.first_reply_s) if recorded else None),
     )
     return Outcome(document, f"overlay {given.out}\n{text.fields(pairs)}")
 
 
-def _now(keep: str) -> str:
-    return {"running": "runs on", "stopped": "is paused", "deleted": "is deleted"}[keep]
+def _state(call: Call) -> str:
+    """What the server is doing, looked at: it may have ended since it was captured."""
+    from cloudlet_ext.worker import server, server_care
+    from cloudlet_ext.worker.errors import NotFound
+
+    try:
+        return server_care.state(server.load(call.home, call.arguments.server))
+    except NotFound:
+        return "deleted"
+
+
+def _now(state: str) -> str:
+    return {"running": "runs on", "paused": "is paused", "gone": "has ended"}.get(state, f"is {state}")
 
 
 def _left(call: Call) -> str:
     """What is there when this does not end well after OUT was complete; the server is as far as it has come."""
-    from cloudlet_ext.worker import server, server_care
-    from cloudlet_ext.worker.errors import NotFound
-
     given = call.arguments
-    try:
-        state = server_care.state(server.load(call.home, given.server))
-    except NotFound:
-        state = "deleted"
-    now = {"running": "runs on", "paused": "is paused", "gone": "has ended"}.get(state, f"is {state}")
     recorded = " It may lack the working set of --record: see cloudlet overlay show." if given.record else ""
+    now = _now(_state(call))
     return f"The overlay {given.out} is complete and stays; the server {given.server} {now}.{recorded}"

@@ -11,18 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from cloudlet_ext.engine.chunks import CHUNK_BYTES, SPAN_CHUNKS, Chunks, Numbers, is_zero
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, SPAN_CHUNKS, Chunks, Numbers, is_zero, regrouped
 from cloudlet_ext.engine.digest import ChunkDigests, chunk_digests, digest, file_digest
 from cloudlet_ext.engine.errors import Damaged, FileMissing, Malformed, PartMissing, Truncated
 from cloudlet_ext.engine.index import DigestIndex, build_index, open_index
 from cloudlet_ext.engine.layout import Layout
-from cloudlet_ext.engine.manifest import (
-    ManifestReader,
-    Part,
-    canonical,
-    encode_parts,
-    encode_regions,
-)
+from cloudlet_ext.engine.manifest import HEAD_LIMIT_BYTES, Part, canonical, encode_parts, encode_regions
+from cloudlet_ext.engine.manifest_reader import ManifestReader
 from cloudlet_ext.engine.output import seal_file, sync_folder
 from cloudlet_ext.engine.progress import Progress, no_progress
 from cloudlet_ext.engine.qcow2 import Qcow2Image
@@ -33,8 +28,6 @@ MANIFEST_NAME, DISK_NAME, MEMORY_NAME = "manifest.json", "disk.qcow2", "memory"
 DEVICE_NAME, INDEX_NAME, KERNEL_NAME, INITRD_NAME = "device", "index", "kernel", "initrd"
 REQUIRED_PARTS = (DEVICE_NAME, INDEX_NAME)
 OPTIONAL_PARTS = (KERNEL_NAME, INITRD_NAME)
-
-_MANIFEST_LIMIT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -89,20 +82,18 @@ class Base:
         if not folder.is_dir():
             raise FileMissing(path=str(folder))
         path = _part_path(folder, MANIFEST_NAME)
-        if path.stat().st_size > _MANIFEST_LIMIT_BYTES:
-            raise Malformed(path=str(path), place="its size", reason="it is too large for a manifest")
+        size = path.stat().st_size
+        if size > HEAD_LIMIT_BYTES:
+            reason = f"it has {size} bytes, at most {HEAD_LIMIT_BYTES} are allowed"
+            raise Malformed(path=str(path), place="the manifest", reason=reason)
         manifest = decode_base_manifest(path.read_bytes(), str(path))
         for name, part in manifest.parts.items():
             _check_size(_part_path(folder, name), part.bytes)
         layout = manifest.layout
         _check_size(_part_path(folder, MEMORY_NAME), layout.memory_bytes)
         disk = Qcow2Image.open(_part_path(folder, DISK_NAME)) if layout.disk_chunks else None
-        if disk is not None and disk.virtual_bytes != layout.disk_bytes:
-            raise Malformed(
-                path=str(disk.path),
-                place="its header",
-                reason=f"a disk of {disk.virtual_bytes} bytes, {layout.disk_bytes} in the manifest",
-            )
+        if disk is not None:
+            _check_disk(disk, layout.disk_bytes)
         return cls(folder, manifest, disk, RawImage.open(folder / MEMORY_NAME))
 
     @property
@@ -171,13 +162,13 @@ class Base:
             out[rows] = self._disk.read(numbers[rows])
         return out
 
-    def allocated(self) -> Numbers:
-        """Ascending numbers of the chunks that may not be zero: the rest is holes of the files."""
-        memory = self._memory.allocated() + self.layout.disk_chunks
-        if self._disk is None:
-            return memory
-        numbers, zero = self._disk.changed()
-        return np.concatenate([numbers[~zero], memory])
+    def allocated(self) -> Iterator[Numbers]:
+        """Ascending numbers of the chunks that may not be zero, some at a time: the rest is holes of the files."""
+        if self._disk is not None:
+            for numbers, zero in self._disk.spans():
+                yield numbers[~zero]
+        for numbers in self._memory.spans():
+            yield numbers + self.layout.disk_chunks
 
     def verify(self, progress: Progress = no_progress) -> None:
         """Read everything and compare it with the manifest; Damaged names the part."""
@@ -209,15 +200,16 @@ class Base:
 def compute_index(base: Base, progress: Progress = no_progress) -> DigestIndex:
     """Digest every non-zero chunk of ``base``, 1 MiB at a time."""
     layout = base.layout
-    allocated = base.allocated()
+    total = sum(len(numbers) for numbers in base.allocated())
 
     def parts() -> Iterator[tuple[Numbers, ChunkDigests]]:
-        for first in range(0, len(allocated), SPAN_CHUNKS):
-            numbers = allocated[first : first + SPAN_CHUNKS]
+        done = 0
+        for (numbers,) in regrouped(((piece,) for piece in base.allocated()), SPAN_CHUNKS):
             content = base.read(numbers)
             used = ~is_zero(content)
             yield numbers[used], chunk_digests(content[used])
-            progress((first + len(numbers)) * CHUNK_BYTES, len(allocated) * CHUNK_BYTES)
+            done += len(numbers)
+            progress(done * CHUNK_BYTES, total * CHUNK_BYTES)
 
     return build_index(layout.disk_chunks, layout.total_chunks, parts())
 
@@ -235,11 +227,7 @@ def finish_base(
     to a temporary folder and renames it, so that a base is there whole or not at all.
     """
     (folder / DEVICE_NAME).write_bytes(device_state)
-    disk = Qcow2Image.open(_part_path(folder, DISK_NAME)) if layout.disk_chunks else None
-    _check_size(_part_path(folder, MEMORY_NAME), layout.memory_bytes)
-    unfinished = BaseManifest(layout, machine, {})
-    with Base(folder, unfinished, disk, RawImage.open(folder / MEMORY_NAME)) as content:
-        (folder / INDEX_NAME).write_bytes(compute_index(content, progress).encode())
+    _write_index(folder, BaseManifest(layout, machine, {}), progress)
     parts = {}
     for name in REQUIRED_PARTS + OPTIONAL_PARTS:
         path = folder / name
@@ -253,11 +241,31 @@ def finish_base(
     return Base.open(folder)
 
 
+def _write_index(folder: Path, unfinished: BaseManifest, progress: Progress) -> None:
+    layout = unfinished.layout
+    disk = Qcow2Image.open(_part_path(folder, DISK_NAME)) if layout.disk_chunks else None
+    _check_size(_part_path(folder, MEMORY_NAME), layout.memory_bytes)
+    with Base(folder, unfinished, disk, RawImage.open(folder / MEMORY_NAME)) as content:
+        (folder / INDEX_NAME).write_bytes(compute_index(content, progress).encode())
+
+
 def _part_path(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
         raise PartMissing(path=str(folder), part=name)
     return path
+
+
+def _check_disk(disk: Qcow2Image, expected: int) -> None:
+    place, reason = "its header", ""
+    if disk.virtual_bytes != expected:
+        reason = f"a disk of {disk.virtual_bytes} bytes, {expected} in the manifest"
+    if disk.backing_path is not None:
+        # A guest would read whatever file of this host a stranger's image names.
+        reason = f"a disk over the image {disk.backing_path!r}, a base's disk has none below it"
+    if reason:
+        disk.close()
+        raise Malformed(path=str(disk.path), place=place, reason=reason)
 
 
 def _check_size(path: Path, expected: int) -> None:

@@ -35,7 +35,8 @@ from cloudlet_ext.engine.manifest import (
 )
 from cloudlet_ext.engine.output import atomic_output, no_space_named
 from cloudlet_ext.engine.progress import Progress, no_progress
-from cloudlet_ext.engine.table import ChunkKind, ChunkTable, decode_table
+from cloudlet_ext.engine.table import ChunkKind, ChunkTable
+from cloudlet_ext.engine.table_decoder import decode_table
 
 EXPORT_BUDGET_S = 10.0
 """A base file is written once and fetched by many sites: worth more time than an overlay."""
@@ -111,13 +112,12 @@ def export_base(
     Without its disk, that is to be kept as an image of its own. Raises OutputExists, OutputBusy, DiskFull; nothing is
     left behind on failure.
     """
-    table = _table(base, 0 if with_disk else base.layout.disk_chunks)
-    homes = table.homes
+    table, homes = _table(base, 0 if with_disk else base.layout.disk_chunks)
     split = int(np.searchsorted(homes, base.layout.disk_chunks))
     groups = [(DISK, span) for span in _spans(0, split)]
     groups += [(MEMORY, span) for span in _spans(split, len(homes))]
     tasks = [_task(base, homes[span]) for _, span in groups]
-    with atomic_output(out, replace) as fd, no_space_named(out), SegmentSpool(out.parent) as spool:
+    with atomic_output(out, replace) as fd, no_space_named(out), SegmentSpool(out) as spool:
         chosen = choose_level(level, tasks, EXPORT_BUDGET_S)
         spool.add_content(TABLE, table.encode(), max(chosen, 9))
         spool.add_content(DEVICE, base.load_device(), chosen)
@@ -133,8 +133,11 @@ def export_base(
         return HEADER_BYTES + header.manifest_stored_bytes + spool.stored_bytes
 
 
-def _table(base: Base, first: int) -> ChunkTable:
-    """All non-zero chunks from ``first`` on as slots, one for each digest of the index, in order of their homes."""
+def _table(base: Base, first: int) -> tuple[ChunkTable, Numbers]:
+    """All non-zero chunks from ``first`` on as slots, one for each digest of the index; and these slots' homes.
+
+    Slots are in the order of their homes.
+    """
     row = int(np.searchsorted(base.index.numbers, first))
     known, digests = base.index.numbers[row:], base.index.digests[row:]
     halves = np.ascontiguousarray(digests).view("<u8").reshape(-1, 2)
@@ -146,12 +149,13 @@ def _table(base: Base, first: int) -> ChunkTable:
     # homes.
     group = np.cumsum(fresh) - 1
     homes = known[order[fresh]]
+    by_home = np.argsort(homes, kind="stable")
     slot_of_group = np.empty(len(homes), dtype=np.int64)
-    slot_of_group[np.argsort(homes, kind="stable")] = np.arange(len(homes))
+    slot_of_group[by_home] = np.arange(len(homes))
     slots = np.empty(len(order), dtype=np.int64)
     slots[order] = slot_of_group[group]
     kinds = np.full(len(order), ChunkKind.STORED, dtype=np.uint8)
-    return ChunkTable.from_arrays(known, kinds, slots)
+    return ChunkTable.from_arrays(known, kinds, slots), homes[by_home]
 
 
 def _spans(first: int, end: int) -> Iterator[slice]:

@@ -16,7 +16,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from cloudlet_ext.engine.base import (
 )
 from cloudlet_ext.engine.base_file import BaseFile
 from cloudlet_ext.engine.chunks import CHUNK_BYTES, SPAN_CHUNKS, Chunks, Numbers, runs
-from cloudlet_ext.engine.errors import Damaged, DiskNeeded, OutputBusy, OutputExists
+from cloudlet_ext.engine.errors import Damaged, DiskNeeded, NoRoom, OutputBusy, OutputExists
 from cloudlet_ext.engine.manifest import CHUNKS, DEVICE, INITRD, KERNEL, SegmentInfo
 from cloudlet_ext.engine.output import no_space_named, pwrite_all, sync_folder
 from cloudlet_ext.engine.progress import Progress, no_progress
@@ -49,8 +49,8 @@ def import_base(file: BaseFile, folder: Path, progress: Progress = no_progress, 
     ``disk``: the base's disk, for a file that does not have it (DiskNeeded); it is moved, and checked like everything.
 
     What an interrupted import of the same file has fetched is used; of another file it is thrown
-    away. Raises OutputExists, OutputBusy, DiskFull, Damaged, FormatError, or what the source
-    raises.
+    away. Raises OutputExists, OutputBusy, DiskFull (before anything is fetched, as far as the chunk
+    table tells), Damaged, FormatError, or what the source raises.
     """
     if folder.exists():
         raise OutputExists(path=str(folder))
@@ -58,6 +58,7 @@ def import_base(file: BaseFile, folder: Path, progress: Progress = no_progress, 
         raise DiskNeeded(path=file.container.path, has_disk=file.has_disk)
     partial = folder.with_name(f".{folder.name}.partial")
     with no_space_named(folder), _locked(partial, folder):
+        _check_room(file, partial)
         with _removed_on(partial, OSError):
             _fetch(file, partial, progress)
         # After this step failed, what is there would fail again.
@@ -101,6 +102,22 @@ def _locked(partial: Path, folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _check_room(file: BaseFile, partial: Path) -> None:
+    """NoRoom unless what the file says it will become has room: a few bytes can declare terabytes.
+
+    The content is there twice for a while: as slots, and as disk and memory made of them.
+    """
+    chunks = file.table.count(ChunkKind.STORED) + file.container.manifest.slots
+    slots = partial / _SLOTS_NAME
+    there = slots.stat().st_blocks * 512 if slots.exists() else 0
+    needed, free = chunks * CHUNK_BYTES - there, shutil.disk_usage(partial).free
+    if needed > free:
+        with suppress(OSError):
+            # Unless there is what an interrupted import has fetched.
+            partial.rmdir()
+        raise NoRoom(path=str(partial), needed=needed, free=free)
 
 
 def _fetch(file: BaseFile, partial: Path, progress: Progress) -> None:
@@ -199,9 +216,7 @@ def _build(file: BaseFile, partial: Path, disk_image: Path | None) -> None:
     if disk_image is not None:
         shutil.move(disk_image, partial / DISK_NAME)
     elif layout.disk_chunks:
-        with Qcow2Writer.create(partial / DISK_NAME, layout.disk_bytes) as disk:
-            for numbers, content in _content(file, slots, 0, layout.disk_chunks):
-                disk.write(numbers, content)
+        _build_disk(file, slots, partial / DISK_NAME)
     with (partial / MEMORY_NAME).open("wb") as memory:
         memory.truncate(layout.memory_bytes)
         for numbers, content in _content(file, slots, layout.disk_chunks, layout.total_chunks):
@@ -221,11 +236,16 @@ def _build(file: BaseFile, partial: Path, disk_image: Path | None) -> None:
             )
 
 
+def _build_disk(file: BaseFile, slots: Chunks, path: Path) -> None:
+    layout = file.base_manifest.layout
+    with Qcow2Writer.create(path, layout.disk_bytes) as disk:
+        for numbers, content in _content(file, slots, 0, layout.disk_chunks):
+            disk.write(numbers, content)
+
+
 def _content(file: BaseFile, slots: Chunks, first: int, end: int) -> Iterator[tuple[Numbers, Chunks]]:
     """Non-zero chunks from ``first`` to ``end``: numbers and content, 1 MiB at a time."""
-    for at in range(first, end, SPAN_CHUNKS):
-        numbers = np.arange(at, min(at + SPAN_CHUNKS, end))
-        kinds, sources = file.table.lookup(numbers)
+    for numbers, kinds, sources in file.table.within(first, end).pieces(SPAN_CHUNKS):
         stored = kinds == ChunkKind.STORED
         if stored.any():
             yield numbers[stored], slots[sources[stored]]

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,13 @@ Chunks = NDArray[np.uint8]
 
 SPAN_CHUNKS = 256
 """Chunks that are worked on at a time (1 MiB): large enough for numpy, small enough for the cache."""
+
+
+PIECE_CHUNKS = 1 << 16
+"""Chunks that are told one by one at a time, without their content: two dozen bytes for each."""
+
+PIECE_RUNS = 1 << 18
+"""Runs of chunks that are worked on at a time, where there may be millions."""
 
 
 class ChunkReader(Protocol):
@@ -58,3 +66,26 @@ def runs(numbers: Numbers) -> tuple[Numbers, Numbers]:
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
     edges = np.concatenate(([0], breaks, [len(numbers)]))
     return numbers[edges[:-1]], np.diff(edges)
+
+
+def regrouped(pieces: Iterable[tuple[NDArray[Any], ...]], most: int) -> Iterator[tuple[NDArray[Any], ...]]:
+    """The same columns, row by row, in pieces of ``most`` rows (the last one: of the rest)."""
+    waiting: list[tuple[NDArray[Any], ...]] = []
+    rows = 0
+    for piece in pieces:
+        waiting.append(piece)
+        rows += len(piece[0])
+        if rows >= most:
+            columns = [np.concatenate(column) for column in zip(*waiting, strict=True)]
+            whole = rows - rows % most
+            for first in range(0, whole, most):
+                yield tuple(column[first : first + most] for column in columns)
+            waiting, rows = [tuple(column[whole:] for column in columns)], rows - whole
+    if rows:
+        yield tuple(np.concatenate(column) for column in zip(*waiting, strict=True))
+
+
+def ranges(start: int, end: int) -> Iterator[Numbers]:
+    """The numbers from ``start`` to ``end`` in pieces of at most PIECE_CHUNKS."""
+    for first in range(start, end, PIECE_CHUNKS):
+        yield np.arange(first, min(first + PIECE_CHUNKS, end), dtype=np.int64)

@@ -7,14 +7,24 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cloudlet_ext.engine.compression import Content, compress, decompress
 from cloudlet_ext.engine.digest import digest
-from cloudlet_ext.engine.errors import Damaged, Malformed, Truncated
+from cloudlet_ext.engine.errors import Damaged, Malformed, TooLarge, Truncated
 from cloudlet_ext.engine.header import BASE, HEADER_BYTES, PREFIX, Header, decode_header
-from cloudlet_ext.engine.manifest import Manifest, SegmentInfo, decode_manifest
+from cloudlet_ext.engine.manifest import (
+    MACHINE_LIMIT_BYTES,
+    SEGMENT_LIMIT_BYTES,
+    SEGMENTS_LIMIT,
+    TABLE,
+    Manifest,
+    SegmentInfo,
+    canonical,
+)
+from cloudlet_ext.engine.manifest_decoder import decode_manifest
 from cloudlet_ext.engine.output import copy_all, write_all
+from cloudlet_ext.engine.table import TABLE_LIMIT_BYTES
 
 FIRST_READ_BYTES = 64 << 10
 """Read at once when a file is opened: header and manifest of an overlay of up to about 1 GiB."""
@@ -109,7 +119,7 @@ def open_container(source: ByteSource, kind: bytes, check: HeaderCheck | None = 
     if len(stored) < header.manifest_stored_bytes:
         at = HEADER_BYTES + len(stored)
         stored += source.read(at, end - at)
-    manifest = _manifest(stored, header, path).placed(end)
+    manifest = _manifest(stored, header, path)
     needed = manifest.segments[-1].offset + manifest.segments[-1].stored_bytes
     if size is None:
         size = source.size_bytes
@@ -126,8 +136,10 @@ def open_container(source: ByteSource, kind: bytes, check: HeaderCheck | None = 
 class SegmentSpool:
     """Segments that are being written, in a file without a name: the manifest goes before them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+    def __init__(self, out: Path) -> None:
+        """``out``: the file that they will be part of."""
+        self._out = out
+        self._file = tempfile.TemporaryFile(dir=out.parent, buffering=0)
         self.segments: list[SegmentInfo] = []
         self.stored_bytes = 0
         self._slots = 0
@@ -141,7 +153,10 @@ class SegmentSpool:
         slots: int = 0,
         prefix: bool = False,
     ) -> None:
-        """Add a compressed segment of ``size`` bytes of content."""
+        """Add a compressed segment of ``size`` bytes of content; TooLarge if no reader would take it."""
+        most = TABLE_LIMIT_BYTES if kind == TABLE else SEGMENT_LIMIT_BYTES
+        _check_limit(self._out, f"bytes in a segment of kind {kind}", size, most)
+        _check_limit(self._out, "segments", len(self.segments) + 1, SEGMENTS_LIMIT)
         write_all(self._file.fileno(), stored)
         self.segments.append(
             SegmentInfo(
@@ -164,6 +179,10 @@ class SegmentSpool:
         """Compress ``data`` and add it."""
         self.add(kind, compress(Content(data), level), len(data))
 
+    def check_machine(self, machine: dict[str, Any]) -> None:
+        """TooLarge if no reader would take this machine description."""
+        _check_limit(self._out, "bytes of machine description", len(canonical(machine)), MACHINE_LIMIT_BYTES)
+
     def copy_to(self, fd: int) -> None:
         """Write all segments at the position of ``fd``."""
         copy_all(self._file.fileno(), fd, self.stored_bytes)
@@ -181,6 +200,7 @@ class SegmentSpool:
 
 def write_container(fd: int, kind: bytes, manifest: Manifest, spool: SegmentSpool, features: int = 0) -> Header:
     """Write header (``features`` beside those that the segments tell), manifest and segments to the empty ``fd``."""
+    spool.check_machine(manifest.machine)
     plain = manifest.encode()
     stored = compress(Content(plain), _MANIFEST_LEVEL)
     has_prefix = any(segment.prefix for segment in manifest.segments)
@@ -209,7 +229,13 @@ def _manifest(stored: bytes, header: Header, path: str) -> Manifest:
     found = digest(plain)
     if found != header.manifest_digest:
         raise Damaged(path=path, place=place, expected=header.manifest_digest.hex(), found=found.hex())
-    return decode_manifest(plain, path, is_base=header.kind == BASE)
+    end = HEADER_BYTES + header.manifest_stored_bytes
+    return decode_manifest(plain, path, header.kind == BASE, end)
+
+
+def _check_limit(out: Path, what: str, found: int, limit: int) -> None:
+    if found > limit:
+        raise TooLarge(path=str(out), what=what, found=found, limit=limit)
 
 
 def _place_at(manifest: Manifest, size: int) -> str:

@@ -114,6 +114,19 @@ class DiskFull(EngineError):
     msg_fmt = "No space left on the device of %(path)s. Make room and try again; nothing was left behind."
 
 
+class NoRoom(DiskFull):
+    """There will not be room, which is known before anything is written."""
+
+    msg_fmt = "%(path)s needs %(needed)d bytes, and %(free)d are free on its device. Make room and try again."
+
+
+class TooLarge(EngineError):
+    """What was to be written could not be read again."""
+
+    exit_code = 8
+    msg_fmt = "%(path)s would have %(found)d %(what)s, and at most %(limit)d can be read."
+
+
 class SignatureError(EngineError):
     """Root of what can be wrong with a signature."""
 

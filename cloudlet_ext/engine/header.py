@@ -22,7 +22,8 @@ BASE = b"BASE"
 VERSION = 1
 
 HEADER_BYTES = 256
-MANIFEST_LIMIT_BYTES = 64 << 20
+MANIFEST_LIMIT_BYTES = 40 << 20
+"""2 MiB beside the segments, and 300,000 rows of at most 122 bytes."""
 
 PREFIX = 1 << 0
 """Feature bit: some segments are compressed with the base's content as a prefix."""

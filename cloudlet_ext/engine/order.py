@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from cloudlet_ext.engine.chunks import Numbers
 from cloudlet_ext.engine.errors import Malformed
 from cloudlet_ext.engine.planes import from_planes, planes, unzigzag, zigzag
 
-LIMIT_CHUNKS = 1 << 24
-"""Most chunks of a working set: 64 GiB. What comes later in it is not of the first reply any more."""
+LIMIT_CHUNKS = 1 << 22
+"""Most chunks of a working set: 16 GiB. What comes later in it is not of the first reply any more."""
 
 _COUNT_BYTES = 8
 RUN_BYTES = 16
@@ -44,28 +45,43 @@ def encode_order(order: Numbers) -> bytes:
 
 def decode_order(data: bytes, total_chunks: int, path: str) -> Numbers:
     """Read what encode_order() wrote; Malformed unless each chunk exists and is there once."""
+
+    def refuse(reason: str) -> NoReturn:
+        raise Malformed(path=path, place="the working set", reason=reason)
+
+    most = min(total_chunks, LIMIT_CHUNKS)
     count = int.from_bytes(data[:_COUNT_BYTES], "little")
-    place = "the working set"
-    if count > total_chunks or len(data) != _COUNT_BYTES + count * RUN_BYTES:
-        raise Malformed(path=path, place=place, reason=f"{len(data)} bytes for {count} runs")
+    if count > most:
+        refuse(f"it has {count} runs, at most {most} are allowed")
+    expected = _COUNT_BYTES + count * RUN_BYTES
+    if len(data) != expected:
+        refuse(f"{len(data)} bytes for {count} runs, which have {expected}")
     steps = unzigzag(from_planes(data, _COUNT_BYTES, count))
     lengths = from_planes(data, _COUNT_BYTES + 8 * count, count)
     if (lengths == 0).any() or (lengths > np.uint64(total_chunks)).any():
-        raise Malformed(path=path, place=place, reason="a run is empty or too long")
-    counts = lengths.astype(np.int64)
-    chunks = int(counts.astype(np.float64).sum())
-    if chunks > total_chunks:
-        raise Malformed(path=path, place=place, reason="it has more chunks than the regions")
-    if chunks > LIMIT_CHUNKS:
-        raise Malformed(path=path, place=place, reason=f"it has {chunks} chunks, at most {LIMIT_CHUNKS} are allowed")
+        refuse(f"a run is empty or has more chunks than the regions, {total_chunks}")
+    counts = lengths.view(np.int64)
+    # Sums of four million numbers of 30 bits cannot wrap around.
+    chunks = int(counts.sum())
+    if chunks > most:
+        refuse(f"it has {chunks} chunks, at most {most} are allowed")
     starts = np.cumsum(steps + counts) - counts
     if ((starts < 0) | (starts > total_chunks - counts)).any():
-        raise Malformed(path=path, place=place, reason="a run lies outside the regions")
+        refuse("a run lies outside the regions")
     # By runs, not by chunks: what is wrong is refused before memory is taken for it.
     ascending = np.argsort(starts, kind="stable")
     ends = (starts + counts)[ascending]
     if (starts[ascending][1:] < ends[:-1]).any():
-        raise Malformed(path=path, place=place, reason="a chunk is in it twice")
-    inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    order: Numbers = np.repeat(starts, counts) + inner
+        refuse("a chunk is in it twice")
+    return _expanded(starts, counts, chunks)
+
+
+def _expanded(starts: Numbers, counts: Numbers, chunks: int) -> Numbers:
+    """The chunks of runs one by one, in one array: from each chunk to the next it is one, but not between runs."""
+    order = np.ones(chunks, dtype=np.int64)
+    if chunks:
+        ends = starts + counts
+        order[0] = starts[0]
+        order[np.cumsum(counts)[:-1]] = starts[1:] - ends[:-1] + 1
+        np.cumsum(order, out=order)
     return order

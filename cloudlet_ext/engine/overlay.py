@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
+
 from cloudlet_ext.engine.chunks import ChunkReader, Numbers, is_zero
 from cloudlet_ext.engine.container import ByteSource, Container, HeaderCheck, open_container
 from cloudlet_ext.engine.errors import Malformed, WrongBase, WrongLayout
@@ -17,7 +19,8 @@ from cloudlet_ext.engine.manifest import CHUNKS, DEVICE, ORDER, TABLE, SegmentIn
 from cloudlet_ext.engine.order import decode_order
 from cloudlet_ext.engine.plan import BaseContent
 from cloudlet_ext.engine.progress import Progress, no_progress
-from cloudlet_ext.engine.table import ChunkTable, decode_table
+from cloudlet_ext.engine.table import ChunkTable
+from cloudlet_ext.engine.table_decoder import decode_table
 
 MachineCheck = Callable[[dict[str, Any], dict[str, Any]], None]
 """Is given the machine descriptions of a base and of an overlay and raises what keeps them from fitting each other."""
@@ -149,7 +152,8 @@ class OverlayFile:
         if segment.prefix:
             if base is None:
                 raise Malformed(path=self.path, place=segment.place, reason="the base is needed to unpack it")
-            prefix = segment_prefix(self.table, segment.first_slot, segment.slots, base)
+            slots = np.arange(segment.first_slot, segment.first_slot + segment.slots)
+            prefix = segment_prefix(self.table.homes.of(slots), base)
         return self.container.unpack(segment, stored, prefix)
 
     def verify(self, base: BaseContent | None, progress: Progress = no_progress) -> None:
@@ -172,7 +176,7 @@ class OverlayFile:
             progress(segment.offset + segment.stored_bytes, self.file_bytes)
 
 
-def segment_prefix(table: ChunkTable, first_slot: int, slots: int, base: ChunkReader) -> bytes:
-    """What the base has at the homes of these slots, without zero chunks."""
-    content = base.read(table.homes[first_slot : first_slot + slots])
+def segment_prefix(homes: Numbers, base: ChunkReader) -> bytes:
+    """What the base has at the homes of a segment's slots, without zero chunks."""
+    content = base.read(homes)
     return content[~is_zero(content)].tobytes()

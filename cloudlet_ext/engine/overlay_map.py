@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cloudlet_ext.engine.chunks import CHUNK_BYTES, Numbers
 from cloudlet_ext.engine.manifest import CHUNKS, DISK, MEMORY, WORKING_SET
 from cloudlet_ext.engine.map_canvas import Canvas, Colour, PngCanvas, SvgCanvas, text_width
-from cloudlet_ext.engine.map_cells import BAND_ROWS, SHADES, CellClass, Strip, cell_classes, strip
+from cloudlet_ext.engine.map_cells import BAND_ROWS, SHADES, CellClass, Strip, census_of, strip
 from cloudlet_ext.engine.overlay import OverlayFile
 
 INK: Colour = (31, 41, 51)
@@ -89,20 +89,19 @@ class MapFacts:
 def map_facts(overlay: OverlayFile, title: str, subtitle: str, base_numbers: Numbers | None) -> MapFacts:
     """Look at an overlay. ``base_numbers``: chunks of its base that are not zero, None when the base is not at hand."""
     layout = overlay.layout
-    classes = cell_classes(overlay.table, layout, base_numbers)
+    census = census_of(overlay.table, layout, base_numbers)
     order = overlay.load_order()
-    in_working_set = np.zeros(layout.total_chunks, dtype=bool)
-    in_working_set[order] = True
+    memory = range(layout.disk_chunks, layout.total_chunks)
     strips = tuple(
-        strip(name, size, classes[part], in_working_set[part], _MOST_BANDS[name] * _COLUMNS * BAND_ROWS)
+        strip(name, size, part, census, order, _MOST_BANDS[name] * _COLUMNS * BAND_ROWS)
         for name, size, part in (
             # The ROM blocks, which are drawn behind the main one, are not counted.
-            ("memory", layout.memory[0].chunks * CHUNK_BYTES if layout.memory else 0, slice(layout.disk_chunks, None)),
-            ("disk", layout.disk_bytes, slice(layout.disk_chunks)),
+            ("memory", layout.memory[0].chunks * CHUNK_BYTES if layout.memory else 0, memory),
+            ("disk", layout.disk_bytes, range(layout.disk_chunks)),
         )
         if size
     )
-    counts = np.bincount(classes, minlength=len(CellClass)).tolist()
+    counts = census(np.array([0, layout.total_chunks]))[0].tolist()
     return MapFacts(
         title=title,
         subtitle=subtitle,

@@ -85,7 +85,7 @@ def write_overlay(
     large = level != AUTO and int(level) >= _LARGE_LEVEL
     groups = _groups(edges, LARGE_SEGMENT_SLOTS if large else SEGMENT_SLOTS)
     tasks = [_task(group, slot_at, plan, table) for group in groups]
-    with atomic_output(out, replace) as fd, no_space_named(out), SegmentSpool(out.parent) as spool:
+    with atomic_output(out, replace) as fd, no_space_named(out), SegmentSpool(out) as spool:
         chosen = choose_level(level, tasks)
         spool.add_content(TABLE, table.encode(), max(chosen, 9))
         spool.add_content(DEVICE, device_state, chosen)
@@ -143,7 +143,7 @@ def _arrange(plan: OverlayPlan, order: Numbers) -> tuple[Numbers, list[int]]:
     resembles.
     """
     table, disk_chunks = plan.table, plan.base.layout.disk_chunks
-    homes = table.homes
+    homes = table.homes.of(np.arange(table.slots))
     by_home = np.argsort(homes, kind="stable")
     lead = np.empty_like(by_home)
     lead[by_home] = by_home[leaders(len(by_home), lambda numbers: plan.slots.read(by_home[numbers]))]
@@ -170,7 +170,7 @@ def _groups(edges: list[int], most: int) -> list[_Group]:
 def _task(group: _Group, slot_at: Numbers, plan: OverlayPlan, table: ChunkTable) -> Callable[[], Content]:
     def content() -> Content:
         slots = slot_at[group.first_slot : group.first_slot + group.slots]
-        prefix = segment_prefix(table, group.first_slot, group.slots, plan.base)
-        return Content(plan.slots.read(slots).tobytes(), prefix)
+        homes = table.homes.of(np.arange(group.first_slot, group.first_slot + group.slots))
+        return Content(plan.slots.read(slots).tobytes(), segment_prefix(homes, plan.base))
 
     return content

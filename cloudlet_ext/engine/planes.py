@@ -15,9 +15,9 @@ def planes(column: NDArray[np.int64] | NDArray[np.uint64]) -> bytes:
 
 
 def from_planes(data: bytes, offset: int, count: int) -> NDArray[np.uint64]:
-    """Read ``count`` numbers that planes() wrote at ``offset``."""
+    """Read ``count`` numbers that planes() wrote at ``offset``; a copy."""
     rows = np.frombuffer(data, np.uint8, 8 * count, offset).reshape(8, count)
-    return np.ascontiguousarray(rows.T).view("<u8").reshape(-1).astype(np.uint64)
+    return np.array(rows.T, order="C").view("<u8").reshape(-1).astype(np.uint64, copy=False)
 
 
 def zigzag(values: Numbers) -> NDArray[np.uint64]:

@@ -9,7 +9,7 @@ migration.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from cloudlet_ext.engine.chunks import CHUNK_BYTES, Chunks, Numbers
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, PIECE_CHUNKS, PIECE_RUNS, Chunks, Numbers
 from cloudlet_ext.engine.errors import ChunkNotAllocated, ChunkOutOfRange, LayersDiffer
 from cloudlet_ext.engine.mapped_file import MappedFile
 from cloudlet_ext.engine.qcow2_header import parse_header
@@ -25,6 +25,9 @@ from cloudlet_ext.engine.qcow2_tables import ABSENT, COMPRESSED_BASE, ZEROED, Un
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 
 __all__ = ["Allocation", "Qcow2Image", "Qcow2Layers", "Qcow2Writer"]
+
+Span = tuple[Numbers, NDArray[np.bool_]]
+"""Ascending chunk numbers, and which of these chunks are told as zeros; shapes (n,)."""
 
 _HEAD_BYTES = 2 << 20
 """The largest cluster: the header and the name of the backing file lie in the first one."""
@@ -94,18 +97,47 @@ class Qcow2Image:
 
     def allocation(self) -> Allocation:
         """The map of the whole disk, nine bytes a chunk; `changed` is the compact form."""
-        states = self._map.states[:, None]
-        within = np.arange(self._map.unit_chunks, dtype=np.int64) * CHUNK_BYTES
-        stored = states >= CHUNK_BYTES
+        states = self._map.states[:, None].astype(np.int64)
+        within = np.arange(self._map.unit_chunks, dtype=np.int64)
         first = np.where((states == ABSENT) | (states == ZEROED), -1, states)
-        data = (first + stored * within).reshape(-1)[: self.chunks]
+        data = np.where(states > 0, (states + within) * CHUNK_BYTES, first).reshape(-1)[: self.chunks]
         zero = np.repeat(self._map.states == ZEROED, self._map.unit_chunks)[: self.chunks]
         return Allocation(data=data, zero=zero)
 
     def changed(self) -> tuple[Numbers, NDArray[np.bool_]]:
         """Ascending numbers of the chunks that this image itself tells, and which of them it tells
         as zeros."""
-        return _expand(self._map.states, self._map.unit_chunks, self.chunks)
+        return _joined(self.spans())
+
+    def spans(self) -> Iterator[Span]:
+        """The same, at most PIECE_CHUNKS (and the rest of a cluster) at a time."""
+        step = _step([self])
+        for first in range(0, self.chunks, step):
+            numbers, zero = self.told(first, first + step)
+            if len(numbers):
+                yield numbers, zero
+
+    def told(self, first: int, end: int) -> Span:
+        """The same of the chunks from ``first`` to ``end``, multiples of the unit of allocation or the disk's end."""
+        unit = self._map.unit_chunks
+        states = self._map.states[first // unit : -(-end // unit)]
+        units = np.flatnonzero(states != ABSENT)
+        numbers = (first + units[:, None] * unit + np.arange(unit, dtype=np.int64)).reshape(-1)
+        zero = np.repeat(states[units] == ZEROED, unit)
+        last = int(np.searchsorted(numbers, min(end, self.chunks)))
+        return numbers[:last], zero[:last]
+
+    @property
+    def unit_chunks(self) -> int:
+        """Chunks that are allocated together: a power of two."""
+        return self._map.unit_chunks
+
+    def places(self) -> Iterator[tuple[Numbers, NDArray[np.int64]]]:
+        """Units that the image holds as they are, and at which chunk of the file each begins; some at a time."""
+        for first in range(0, len(self._map.states), PIECE_RUNS):
+            states = self._map.states[first : first + PIECE_RUNS]
+            held = np.flatnonzero(states > 0)
+            yield first + held, states[held].astype(np.int64)
 
     def read(self, numbers: Numbers) -> Chunks:
         """Content of ``numbers``, shape (n, 4096).
@@ -129,12 +161,12 @@ class Qcow2Image:
         wanted = numbers if rows is None else numbers[rows]
         _check_range(self.path, wanted, self.chunks)
         states, within = self._map.locate(wanted)
-        stored = states >= CHUNK_BYTES
+        stored = states > 0
         if stored.all():
-            self._file.read_into(out, rows, states // CHUNK_BYTES + within)
+            self._file.read_into(out, rows, states + within)
             return np.empty(0, dtype=np.int64)
         target = np.arange(len(wanted), dtype=np.int64) if rows is None else rows
-        self._file.read_into(out, target[stored], states[stored] // CHUNK_BYTES + within[stored])
+        self._file.read_into(out, target[stored], states[stored] + within[stored])
         out[target[states == ZEROED]] = 0
         packed = states <= COMPRESSED_BASE
         if packed.any():
@@ -184,15 +216,21 @@ class Qcow2Layers:
     def changed(self) -> tuple[Numbers, NDArray[np.bool_]]:
         """Ascending numbers of the chunks told by any layer, and which of them are told as zeros by
         the topmost."""
-        numbers, zero = self.layers[-1].changed()
-        for layer in reversed(self.layers[:-1]):
-            upper, upper_zero = layer.changed()
-            merged = np.union1d(numbers, upper)
-            merged_zero = np.zeros(len(merged), dtype=np.bool_)
-            merged_zero[np.searchsorted(merged, numbers)] = zero
-            merged_zero[np.searchsorted(merged, upper)] = upper_zero
-            numbers, zero = merged, merged_zero
-        return numbers, zero
+        return _joined(self.spans())
+
+    def spans(self) -> Iterator[Span]:
+        """The same, at most PIECE_CHUNKS (and the rest of a cluster) at a time."""
+        step = _step(self.layers)
+        told, zero = np.empty(step, dtype=np.bool_), np.empty(step, dtype=np.bool_)
+        for first in range(0, self.chunks, step):
+            told[:] = False
+            for layer in reversed(self.layers):
+                upper, upper_zero = layer.told(first, first + step)
+                told[upper - first] = True
+                zero[upper - first] = upper_zero
+            inner = np.flatnonzero(told)
+            if len(inner):
+                yield first + inner, zero[inner]
 
     def read(self, numbers: Numbers) -> Chunks:
         """Content of ``numbers``, shape (n, 4096): the topmost layer that tells a chunk wins.
@@ -214,12 +252,15 @@ class Qcow2Layers:
         return out
 
 
-def _expand(states: NDArray[np.int64], unit_chunks: int, chunks: int) -> tuple[Numbers, NDArray[np.bool_]]:
-    units = np.flatnonzero(states != ABSENT)
-    numbers = (units[:, None] * unit_chunks + np.arange(unit_chunks, dtype=np.int64)).reshape(-1)
-    zero = np.repeat(states[units] == ZEROED, unit_chunks)
-    end = int(np.searchsorted(numbers, chunks))
-    return numbers[:end], zero[:end]
+def _step(layers: Sequence[Qcow2Image]) -> int:
+    """Chunks that are looked at together: a multiple of what each layer allocates together."""
+    return max(PIECE_CHUNKS, *(layer.unit_chunks for layer in layers))
+
+
+def _joined(spans: Iterator[Span]) -> Span:
+    pieces = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)), *spans]
+    numbers, zero = zip(*pieces, strict=True)
+    return np.concatenate(numbers), np.concatenate(zero)
 
 
 def _check_range(path: Path, numbers: Numbers, chunks: int) -> None:

@@ -26,14 +26,18 @@ from cloudlet_ext.engine.qcow2_header import (
 ABSENT = 0
 """State of a unit that the image does not tell. It is 0 (no data lies at the header's offset), so
 that the array of a large, empty disk is never touched and takes no memory."""
-ZEROED = 1
-"""State of a unit that reads as zeros. States of 4096 and more are host offsets."""
+ZEROED = -1
+"""State of a unit that reads as zeros. Positive states are chunks of the file: where the unit is held."""
 COMPRESSED_BASE = -2
 """States at or below are compressed units: COMPRESSED_BASE - (index of the descriptor)."""
 _MAX_UNITS = 1 << 28
+_MAX_FILE_BYTES = CHUNK_BYTES << 31
 _TABLES_AT_A_TIME = 64
 
 Words = NDArray[np.uint64]
+
+States = NDArray[np.int32]
+"""State of each unit: four bytes for 64 KiB of disk, 64 MiB for a whole terabyte."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,12 @@ class UnitMap:
 
     path: str
     unit_chunks: int
-    states: NDArray[np.int64]
+    states: States
     descriptors: Words
     cluster_bits: int
     zstd: bool
 
-    def locate(self, numbers: Numbers) -> tuple[NDArray[np.int64], Numbers]:
+    def locate(self, numbers: Numbers) -> tuple[States, Numbers]:
         """State of the unit of each chunk, and the chunk's place within its unit."""
         units = numbers // self.unit_chunks
         return self.states[units], numbers - units * self.unit_chunks
@@ -104,7 +108,9 @@ def read_tables(file: MappedFile, header: Qcow2Header) -> UnitMap:
     units = -(-header.virtual_bytes // header.unit_bytes)
     if units > _MAX_UNITS:
         raise Qcow2Unsupported(path=path, feature=f"{units} clusters ({_MAX_UNITS} is the most)")
-    states = np.zeros(units, dtype=np.int64)
+    if file.file_bytes > _MAX_FILE_BYTES:
+        raise Qcow2Unsupported(path=path, feature=f"{file.file_bytes} bytes ({_MAX_FILE_BYTES} is the most)")
+    states: States = np.zeros(units, dtype=np.int32)
     l1 = file.words(header.l1_offset, header.l1_entries)
     tables = _check_l1(path, l1, header, file.file_bytes)
     descriptors: list[Words] = []
@@ -145,7 +151,7 @@ def _fill_states(
     file_bytes: int,
     header: Qcow2Header,
     tables: tuple[NDArray[np.int64], Words],
-    result: tuple[NDArray[np.int64], int, list[Words]],
+    result: tuple[States, int, list[Words]],
 ) -> int:
     """Put the states of a batch of tables in place; gives the count of compressed clusters
     found."""
@@ -159,42 +165,42 @@ def _fill_states(
     values = entries[rows, columns]
     packed = (values & np.uint64(COMPRESSED)) != 0
     _check_l2(path, values, clusters, packed, header, file_bytes)
-    offsets = (values & np.uint64(OFFSET_MASK)).astype(np.int64)
-    offsets[packed] = COMPRESSED_BASE - first - np.arange(int(packed.sum()), dtype=np.int64)
+    places = ((values & np.uint64(OFFSET_MASK)) // np.uint64(CHUNK_BYTES)).astype(np.int64)
+    places[packed] = COMPRESSED_BASE - first - np.arange(int(packed.sum()), dtype=np.int64)
     descriptors.append(values[packed])
     if bitmaps is None:
-        states[clusters] = np.where(~packed & ((values & np.uint64(ZERO)) != 0), ZEROED, offsets)
+        states[clusters] = np.where(~packed & ((values & np.uint64(ZERO)) != 0), ZEROED, places)
     else:
-        _fill_subclusters(path, header, states, clusters, (offsets, bitmaps[rows, columns], packed))
+        _fill_subclusters(path, header, states, clusters, (places, bitmaps[rows, columns], packed))
     return int(packed.sum())
 
 
 def _fill_subclusters(
     path: str,
     header: Qcow2Header,
-    states: NDArray[np.int64],
+    states: States,
     clusters: NDArray[np.int64],
     entries: tuple[NDArray[np.int64], Words, NDArray[np.bool_]],
 ) -> None:
     """As the plain form, with a bit each for "stored" (low half) and "zero" (high half) of 32
     subclusters."""
-    offsets, bitmaps, packed = entries
-    places = np.arange(SUBCLUSTERS, dtype=np.int64)
-    stored = ((bitmaps[:, None] >> places.astype(np.uint64)) & np.uint64(1)) != 0
-    zero = ((bitmaps[:, None] >> (places + SUBCLUSTERS).astype(np.uint64)) & np.uint64(1)) != 0
-    wrong = (stored & zero).any(axis=1) | (packed & (bitmaps != 0)) | (stored.any(axis=1) & (offsets == 0))
+    places, bitmaps, packed = entries
+    inner = np.arange(SUBCLUSTERS, dtype=np.int64)
+    stored = ((bitmaps[:, None] >> inner.astype(np.uint64)) & np.uint64(1)) != 0
+    zero = ((bitmaps[:, None] >> (inner + SUBCLUSTERS).astype(np.uint64)) & np.uint64(1)) != 0
+    wrong = (stored & zero).any(axis=1) | (packed & (bitmaps != 0)) | (stored.any(axis=1) & (places == 0))
     if wrong.any():
         index = int(np.flatnonzero(wrong)[0])
         raise Qcow2Corrupt(
             path=path,
             place=f"subcluster bitmap of cluster {int(clusters[index])}",
-            found=f"{int(bitmaps[index]):#x} with host offset {int(offsets[index]):#x}",
+            found=f"{int(bitmaps[index]):#x} with host offset {int(places[index]) * CHUNK_BYTES:#x}",
             expected="each subcluster stored or zero, and stored ones with an offset",
         )
-    host = np.where(stored, offsets[:, None] + places * header.unit_bytes, ABSENT)
+    host = np.where(stored, places[:, None] + inner * (header.unit_bytes // CHUNK_BYTES), ABSENT)
     host = np.where(zero, ZEROED, host)
-    host = np.where(packed[:, None], offsets[:, None], host)
-    units = clusters[:, None] * SUBCLUSTERS + places
+    host = np.where(packed[:, None], places[:, None], host)
+    units = clusters[:, None] * SUBCLUSTERS + inner
     inside = units < len(states)
     states[units[inside]] = host[inside]
 

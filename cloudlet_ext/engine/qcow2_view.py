@@ -7,12 +7,13 @@ sees which clusters it has, and can copy these, and only these, into the layer a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cloudlet_ext.engine.chunks import CHUNK_BYTES, Chunks, Numbers
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, PIECE_CHUNKS, Chunks, Numbers
 from cloudlet_ext.engine.qcow2 import Qcow2Image
 from cloudlet_ext.engine.qcow2_writer import CLUSTER_BYTES, CLUSTER_CHUNKS, Qcow2Writer
 from cloudlet_ext.engine.raw_image import RawImage
@@ -26,27 +27,34 @@ class Qcow2View:
     """The file, byte for byte."""
 
     def __init__(self, path: Path, table: ChunkTable, disk_chunks: int) -> None:
-        """Make the tables, in a file ``path``, for the disk chunks that ``table`` tells."""
-        self._chunks = disk_chunks
-        numbers, kinds, _ = table.expand()
-        kinds, numbers = kinds[numbers < disk_chunks], numbers[numbers < disk_chunks]
-        clusters = np.unique(numbers // CLUSTER_CHUNKS)
-        zero, counts = np.unique(numbers[kinds == ChunkKind.ZERO] // CLUSTER_CHUNKS, return_counts=True)
-        sizes = np.minimum(disk_chunks - zero * CLUSTER_CHUNKS, CLUSTER_CHUNKS)
-        zero = zero[counts == sizes]
+        """Make the tables, in a file ``path``, for the disk chunks that ``table`` tells.
+
+        Eight bytes of memory for each cluster of the disk while they are made and four for each of the file afterwards,
+        whatever ``table`` covers.
+        """
+        clusters = -(-disk_chunks // CLUSTER_CHUNKS)
+        told, zeros = np.zeros(clusters, dtype=np.bool_), np.zeros(clusters, dtype=np.uint8)
+        for numbers, kinds, _ in table.within(0, disk_chunks).pieces():
+            told[numbers // CLUSTER_CHUNKS] = True
+            zero, counts = np.unique(numbers[kinds == ChunkKind.ZERO] // CLUSTER_CHUNKS, return_counts=True)
+            zeros[zero] += counts.astype(np.uint8)
+        sizes = np.full(clusters, CLUSTER_CHUNKS, dtype=np.uint8)
+        sizes[-1:] = disk_chunks - (clusters - 1) * CLUSTER_CHUNKS
+        zero_only = zeros == sizes
         with Qcow2Writer.create(path, disk_chunks * CHUNK_BYTES) as writer:
-            if len(zero):
-                whole = (zero[:, None] * CLUSTER_CHUNKS + np.arange(CLUSTER_CHUNKS)).reshape(-1)
+            for part in _parts(zero_only):
+                whole = (part[:, None] * CLUSTER_CHUNKS + np.arange(CLUSTER_CHUNKS)).reshape(-1)
                 writer.write(whole[whole < disk_chunks], None)
-            writer.reserve(np.setdiff1d(clusters, zero, assume_unique=True))
+            for part in _parts(told & ~zero_only):
+                writer.reserve(part)
         self._file = RawImage.open(path)
         self.file_bytes = path.stat().st_size
+        # Which cluster of the disk is at each cluster of the file; none where the tables are.
+        self._home = np.full(self.file_bytes // CLUSTER_BYTES, -1, dtype=np.int32)
         with Qcow2Image.open(path) as image:
-            data = image.allocation().data
-        at = np.flatnonzero(data >= 0)
-        # Which disk chunk is at each chunk of the file; none where the tables are.
-        self._home = np.full(self.file_bytes // CHUNK_BYTES, -1, dtype=np.int64)
-        self._home[data[at] // CHUNK_BYTES] = at
+            for units, places in image.places():
+                self._home[places // CLUSTER_CHUNKS] = units
+        self._disk_chunks = disk_chunks
 
     @property
     def cluster_bytes(self) -> int:
@@ -56,8 +64,12 @@ class Qcow2View:
     def read(self, offset: int, length: int, chunks: ReadChunks) -> Chunks:
         """Whole chunks of the file from ``offset`` on; the disk's content comes from ``chunks``."""
         wanted = np.arange(offset // CHUNK_BYTES, (offset + length) // CHUNK_BYTES, dtype=np.int64)
-        homes = self._home[wanted]
+        clusters = wanted // CLUSTER_CHUNKS
+        homes = self._home[clusters].astype(np.int64)
         is_data = homes >= 0
+        homes = homes * CLUSTER_CHUNKS + wanted - clusters * CLUSTER_CHUNKS
+        # The last cluster of the file may be longer than the disk.
+        is_data &= homes < self._disk_chunks
         out = np.empty((len(wanted), CHUNK_BYTES), dtype=np.uint8)
         if not is_data.all():
             out[~is_data] = self._file.read(wanted[~is_data])
@@ -69,3 +81,12 @@ class Qcow2View:
     def close(self) -> None:
         """Unmap the tables."""
         self._file.close()
+
+
+def _parts(chosen: NDArray[np.bool_]) -> Iterator[Numbers]:
+    """The clusters that are chosen, some at a time: so few that their chunks are at most PIECE_CHUNKS."""
+    most = PIECE_CHUNKS // CLUSTER_CHUNKS
+    for first in range(0, len(chosen), most):
+        part = first + np.flatnonzero(chosen[first : first + most])
+        if len(part):
+            yield part

@@ -2,14 +2,15 @@
 """Qcow2Writer: a new qcow2 image, written chunk by chunk, complete or not there at all.
 
 Host clusters are handed out in the order in which guest clusters are first written, so that writes
-that come in ascending order are one large sequential write. Tables are kept in memory (twelve bytes
-a cluster, touched only where written) and stored at the end.
+that come in ascending order are one large sequential write. Tables are kept in memory (eight bytes
+a cluster, 128 MiB for a whole terabyte, touched only where written) and stored at the end.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,9 @@ CLUSTER_CHUNKS = CLUSTER_BYTES // CHUNK_BYTES
 _L2_ENTRIES = CLUSTER_BYTES // 8
 _REFCOUNTS_PER_BLOCK = CLUSTER_BYTES // 2
 _ALL = np.uint16(0xFFFF)
+_PART_CLUSTERS = 128 * _L2_ENTRIES
+"""Clusters whose tables are looked at together when an image is completed (64 GiB of disk)."""
+
 _FILL_CLUSTERS = 32
 """Partial clusters completed at a time: at most 2 MiB of fill in memory."""
 
@@ -55,7 +59,7 @@ class Qcow2Writer:
         self._backing_format = backing_format
         self._fill = fill
         clusters = -(-virtual_bytes // CLUSTER_BYTES)
-        self._host = np.zeros(clusters, dtype=np.int64)
+        self._host = np.zeros(clusters, dtype=np.uint32)
         self._data = np.zeros(clusters, dtype=np.uint16)
         self._zero = np.zeros(clusters, dtype=np.uint16)
         self._l1_entries = -(-clusters // _L2_ENTRIES)
@@ -149,7 +153,7 @@ class Qcow2Writer:
 
     def _write_data(self, numbers: Numbers, data: Chunks) -> None:
         clusters = numbers // CLUSTER_CHUNKS
-        places = self._host[clusters] * CLUSTER_CHUNKS + numbers - clusters * CLUSTER_CHUNKS
+        places = (self._host[clusters] - clusters) * CLUSTER_CHUNKS + numbers
         flat = np.ascontiguousarray(data).data.cast("B")
         edges = np.concatenate(([0], np.flatnonzero(np.diff(places) != 1) + 1, [len(places)])).tolist()
         starts = (places[edges[:-1]] * CHUNK_BYTES).tolist()
@@ -181,39 +185,46 @@ class Qcow2Writer:
             self.abort()
             raise
 
+    def _parts(self) -> Iterator[slice]:
+        for first in range(0, len(self._host), _PART_CLUSTERS):
+            yield slice(first, first + _PART_CLUSTERS)
+
     def _complete_clusters(self) -> None:
         """Fill what clusters that were written in part lack from the backing."""
-        touched = np.flatnonzero(self._data | self._zero)
-        full = self._full(touched)
-        lacking = full & ~(self._data[touched] | self._zero[touched])
-        partial = lacking != 0
-        if not partial.any():
-            return
+        for part in self._parts():
+            touched = part.start + np.flatnonzero(self._data[part] | self._zero[part])
+            lacking = self._full(touched) & ~(self._data[touched] | self._zero[touched])
+            partial = lacking != 0
+            if partial.any():
+                self._complete(touched[partial], lacking[partial])
+
+    def _complete(self, clusters: Numbers, lacking: NDArray[np.uint16]) -> None:
         if self._backing is None:
             # What is missing reads as zeros anyway, so that the hole in the file is right.
-            zeros_only = touched[partial & (self._data[touched] == 0)]
+            zeros_only = clusters[self._data[clusters] == 0]
             self._host[zeros_only] = 0
             self._zero[zeros_only] = self._full(zeros_only)
             return
         if self._fill is None:
-            raise FillNeeded(path=str(self.path), cluster=int(touched[partial][0]), backing=self._backing)
-        touched, lacking = touched[partial], lacking[partial]
-        self._allocate(touched)
-        self._data[touched] |= lacking
-        for first in range(0, len(touched), _FILL_CLUSTERS):
-            numbers = _numbers(touched[first : first + _FILL_CLUSTERS], lacking[first : first + _FILL_CLUSTERS])
+            raise FillNeeded(path=str(self.path), cluster=int(clusters[0]), backing=self._backing)
+        self._allocate(clusters)
+        self._data[clusters] |= lacking
+        for first in range(0, len(clusters), _FILL_CLUSTERS):
+            numbers = _numbers(clusters[first : first + _FILL_CLUSTERS], lacking[first : first + _FILL_CLUSTERS])
             self._write_data(numbers, self._fill.read(numbers))
 
     def _write_tables(self) -> None:
         free = np.ones(self._next, dtype=np.bool_)
         free[: 1 + -(-self._l1_entries * 8 // CLUSTER_BYTES)] = False
-        free[self._host[self._host != 0]] = False
         l1 = np.zeros(self._l1_entries, dtype=">u8")
-        told = np.flatnonzero((self._host != 0) | (self._zero != 0))
-        for index in np.unique(told // _L2_ENTRIES).tolist():
-            l1[index] = (self._next << CLUSTER_BITS) | COPIED
-            self._pwrite(self._l2_table(index), self._next << CLUSTER_BITS)
-            self._next += 1
+        for part in self._parts():
+            host = self._host[part]
+            free[host[host != 0]] = False
+            told = part.start + np.flatnonzero((host != 0) | (self._zero[part] != 0))
+            for index in np.unique(told // _L2_ENTRIES).tolist():
+                l1[index] = (self._next << CLUSTER_BITS) | COPIED
+                self._pwrite(self._l2_table(index), self._next << CLUSTER_BITS)
+                self._next += 1
         self._pwrite(l1.tobytes(), CLUSTER_BYTES)
         refcounts = self._write_refcounts(free)
         backing = None if self._backing is None else (self._backing, self._backing_format)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from cloudlet_ext.engine.chunks import CHUNK_BYTES, Chunks, Numbers
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, Chunks, Numbers, ranges
 from cloudlet_ext.engine.errors import ChunkOutOfRange, RawUnaligned
 from cloudlet_ext.engine.mapped_file import MappedFile
 
@@ -43,40 +44,38 @@ class RawImage:
         """Chunks of the image."""
         return self._file.file_bytes // CHUNK_BYTES
 
-    def extents(self) -> tuple[Numbers, Numbers]:
-        """Runs of chunks that are not holes of the file: (starts, counts), ascending.
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Runs of chunks that are not holes of the file: (start, end), ascending, with a gap between them.
 
         A file system that does not tell holes gives one run.
         """
-        starts: list[int] = []
-        ends: list[int] = []
+        first = end = 0
+        for begin, stop in self._data():
+            if begin > end:
+                if end > first:
+                    yield first, end
+                first = begin
+            end = stop
+        if end > first:
+            yield first, end
+
+    def _data(self) -> Iterator[tuple[int, int]]:
+        """Chunks that the file system's data touch; neighbours may share one."""
         position = 0
         while position < self._file.file_bytes:
             try:
                 begin = os.lseek(self._file.fd, position, os.SEEK_DATA)
             except OSError as error:
                 if error.errno == errno.ENXIO:
-                    break
+                    return
                 raise
             position = os.lseek(self._file.fd, begin, os.SEEK_HOLE)
-            first, end = begin // CHUNK_BYTES, -(-position // CHUNK_BYTES)
-            if ends and ends[-1] >= first:
-                ends[-1] = end
-            else:
-                starts.append(first)
-                ends.append(end)
-        begins = np.array(starts, dtype=np.int64)
-        return begins, np.array(ends, dtype=np.int64) - begins
+            yield begin // CHUNK_BYTES, -(-position // CHUNK_BYTES)
 
-    def allocated(self) -> Numbers:
-        """Ascending numbers of the chunks that are not holes."""
-        starts, counts = self.extents()
-        if not len(starts):
-            return starts
-        before = np.cumsum(counts) - counts
-        numbers: Numbers = np.arange(int(counts.sum()), dtype=np.int64)
-        numbers += np.repeat(starts - before, counts)
-        return numbers
+    def spans(self) -> Iterator[Numbers]:
+        """Ascending numbers of the chunks that are not holes, at most PIECE_CHUNKS at a time."""
+        for start, end in self.extents():
+            yield from ranges(start, end)
 
     def read(self, numbers: Numbers) -> Chunks:
         """Content of ``numbers``, shape (n, 4096); ChunkOutOfRange."""

@@ -3,22 +3,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloudlet_ext.engine.chunks import Numbers
-from cloudlet_ext.engine.errors import Malformed
-from cloudlet_ext.engine.planes import from_planes, planes, unzigzag, zigzag
+from cloudlet_ext.engine.chunks import PIECE_CHUNKS, PIECE_RUNS, Numbers
+from cloudlet_ext.engine.homes import Homes
+from cloudlet_ext.engine.planes import planes, zigzag
 
 ENTRY_BYTES = 25
 """Bytes of an entry before compression: start gap, count, source step (8 each) and kind (1)."""
 
-_COUNT_BYTES = 8
+COUNT_BYTES = 8
+RUNS_LIMIT = 1 << 22
+"""Most entries of a table (100 MiB): of 64 GiB every fourth chunk may begin a run. A reader takes up to 250 MB and 1 s
+for so many, whatever the size of the file that declares them."""
+
+TABLE_LIMIT_BYTES = COUNT_BYTES + ENTRY_BYTES * RUNS_LIMIT
 
 
 class ChunkKind(IntEnum):
@@ -78,15 +83,21 @@ class ChunkTable:
         """Chunks that the runs cover."""
         return int(self.counts.sum())
 
+    def parts(self) -> Iterator[ChunkTable]:
+        """The table in parts of at most PIECE_RUNS entries."""
+        for first in range(0, self.entries, PIECE_RUNS):
+            rows = slice(first, first + PIECE_RUNS)
+            yield ChunkTable(self.starts[rows], self.counts[rows], self.kinds[rows], self.sources[rows])
+
     @cached_property
     def slots(self) -> int:
         """Slots that the STORED runs refer to: one more than the highest."""
-        stored = self.kinds == ChunkKind.STORED
-        return int((self.sources[stored] + self.counts[stored]).max(initial=0))
+        stored = ((part, part.kinds == ChunkKind.STORED) for part in self.parts())
+        return max((int((part.sources[at] + part.counts[at]).max(initial=0)) for part, at in stored), default=0)
 
     def count(self, kind: ChunkKind) -> int:
         """Chunks of ``kind``."""
-        return int(self.counts[self.kinds == kind].sum())
+        return sum(int(part.counts[part.kinds == kind].sum()) for part in self.parts())
 
     def lookup(self, numbers: Numbers) -> tuple[Kinds, Numbers]:
         """Kind and source of ``numbers`` (any order), UNCHANGED outside all runs; shapes (n,)."""
@@ -99,28 +110,52 @@ class ChunkTable:
         sources = np.where(kinds >= ChunkKind.BASE, self.sources[at] + inner, 0)
         return kinds, sources
 
-    def expand(self, kind: ChunkKind | None = None) -> tuple[Numbers, Kinds, Numbers]:
-        """Single chunks (of ``kind``, or all): numbers ascending, kinds, sources; shapes (n,)."""
-        picked = slice(None) if kind is None else self.kinds == kind
-        starts, counts = self.starts[picked], self.counts[picked]
-        kinds, sources = self.kinds[picked], self.sources[picked]
-        inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        repeated = np.repeat(kinds, counts)
-        return (
-            np.repeat(starts, counts) + inner,
-            repeated,
-            np.where(repeated == ChunkKind.ZERO, 0, np.repeat(sources, counts) + inner),
+    def within(self, first: int, end: int) -> ChunkTable:
+        """The part that tells of the chunks from ``first`` to ``end``; costs what its runs cost."""
+        rows = slice(
+            max(0, int(np.searchsorted(self.starts, first, side="right")) - 1),
+            int(np.searchsorted(self.starts, end)),
         )
+        starts, kinds = self.starts[rows], self.kinds[rows]
+        begins = np.clip(starts, first, end)
+        counts = np.clip(starts + self.counts[rows], first, end) - begins
+        sources = np.where(kinds == ChunkKind.ZERO, 0, self.sources[rows] + begins - starts)
+        some = counts > 0
+        return ChunkTable(begins[some], counts[some], kinds[some], sources[some])
+
+    def expand(self, kind: ChunkKind | None = None) -> tuple[Numbers, Kinds, Numbers]:
+        """Single chunks (of ``kind``, or all): numbers ascending, kinds, sources; shapes (n,).
+
+        25 bytes for each chunk that is covered, and as much again on the way: pieces() is for tables of any size.
+        """
+        picked = slice(None) if kind is None else self.kinds == kind
+        return _expanded(self.starts[picked], self.counts[picked], self.kinds[picked], self.sources[picked])
+
+    def pieces(self, most: int = PIECE_CHUNKS) -> Iterator[tuple[Numbers, Kinds, Numbers]]:
+        """The same of all chunks, at most ``most`` at a time."""
+        run = done = 0
+        while run < self.entries:
+            # A run has a chunk at least, so that no more runs than this can be in the piece.
+            rows = slice(run, run + most)
+            counts = np.array(self.counts[rows])
+            counts[0] -= done
+            whole = int(np.searchsorted(np.cumsum(counts), most, side="right"))
+            count = max(1, whole)
+            rows = slice(run, run + count)
+            starts, kinds, sources = np.array(self.starts[rows]), self.kinds[rows], np.array(self.sources[rows])
+            starts[0] += done
+            sources[0] += done
+            yield _expanded(starts, np.minimum(counts[:count], most), kinds, sources)
+            run, done = (run + whole, 0) if whole else (run, done + most)
 
     @cached_property
-    def homes(self) -> Numbers:
-        """Home of every slot: the lowest chunk number that refers to it; shape (slots,)."""
-        numbers, _, slots = self.expand(ChunkKind.STORED)
-        homes = np.full(self.slots, -1, dtype=np.int64)
-        # Of repeated indices the last assignment stays, so going downwards leaves the lowest
-        # number.
-        homes[slots[::-1]] = numbers[::-1]
-        return homes
+    def homes(self) -> Homes:
+        """The home of every slot."""
+        stored = self.kinds == ChunkKind.STORED
+        starts, counts, sources = (
+            column[stored].astype(np.int32) for column in (self.starts, self.counts, self.sources)
+        )
+        return Homes(starts, counts, sources)
 
     def with_slots(self, moved: Numbers) -> ChunkTable:
         """The same content with slot ``i`` renumbered to ``moved[i]`` (a permutation)."""
@@ -135,67 +170,22 @@ class ChunkTable:
         gaps[1:] -= self.counts[:-1]
         steps = zigzag(self.sources - _predicted(self.kinds, self.sources, self.counts))
         columns = (planes(gaps), planes(self.counts), self.kinds.tobytes(), planes(steps))
-        return self.entries.to_bytes(_COUNT_BYTES, "little") + b"".join(columns)
+        return self.entries.to_bytes(COUNT_BYTES, "little") + b"".join(columns)
 
 
 def encoded_bytes_limit(total_chunks: int) -> int:
-    """Most bytes a table can have in a layout of ``total_chunks``: one entry per chunk."""
-    return _COUNT_BYTES + ENTRY_BYTES * total_chunks
+    """Most bytes a table can have in a layout of ``total_chunks``: one entry per chunk, at most RUNS_LIMIT."""
+    return min(TABLE_LIMIT_BYTES, COUNT_BYTES + ENTRY_BYTES * total_chunks)
 
 
-def decode_table(data: bytes, total_chunks: int, slots: int, path: str, base_chunks: int | None = None) -> ChunkTable:
-    """Read what ChunkTable.encode() wrote and check it against the layout and the slots there are.
-
-    ``base_chunks`` is the size of the base (the same layout unless told). Raises Malformed, which
-    names the entry.
-    """
-    limit = total_chunks if base_chunks is None else base_chunks
-
-    def refuse(place: str, reason: str) -> NoReturn:
-        raise Malformed(path=path, place=f"the chunk table, {place}", reason=reason)
-
-    count = int.from_bytes(data[:_COUNT_BYTES], "little")
-    if count > total_chunks or len(data) != _COUNT_BYTES + count * ENTRY_BYTES:
-        refuse("its length", f"{len(data)} bytes for {count} entries of {total_chunks} chunks")
-    at = _COUNT_BYTES
-    gaps = from_planes(data, at, count)
-    counts = from_planes(data, at + 8 * count, count)
-    kinds = np.frombuffer(data, np.uint8, count, at + 16 * count)
-    steps = from_planes(data, at + 17 * count, count)
-
-    def check(bad: NDArray[np.bool_], reason: str) -> None:
-        if bad.any():
-            refuse(f"entry {int(np.argmax(bad))}", reason)
-
-    most = np.uint64(total_chunks)
-    check((gaps > most) | (counts > most), "it lies outside the regions")
-    check(counts == 0, "it covers no chunk")
-    check((kinds < ChunkKind.ZERO) | (kinds > ChunkKind.STORED), "its kind is unknown")
-    lengths = counts.astype(np.int64)
-    advance = gaps.astype(np.int64) + lengths
-    # Whole numbers could wrap around; these cannot, and are exact as far as it matters.
-    check(np.cumsum(advance.astype(np.float64)) > total_chunks, "it lies outside the regions")
-    starts = np.cumsum(advance) - lengths
-    sources = _sources(kinds, unzigzag(steps), lengths)
-    check((kinds == ChunkKind.ZERO) & (sources != 0), "a zero run has a source")
-    base = kinds == ChunkKind.BASE
-    check(base & ((sources < 0) | (sources > limit - lengths)), "its source is outside the base")
-    stored = kinds == ChunkKind.STORED
-    check(stored & ((sources < 0) | (sources > slots - lengths)), "its slots do not exist")
-    table = ChunkTable(starts, lengths, kinds, sources)
-    unused = _unused_slots(table, slots)
-    if unused.any():
-        refuse(f"slot {int(np.argmax(unused))}", "no chunk refers to it")
-    return table
-
-
-def _unused_slots(table: ChunkTable, slots: int) -> NDArray[np.bool_]:
-    stored = table.kinds == ChunkKind.STORED
-    edges = np.zeros(slots + 1, dtype=np.int64)
-    np.add.at(edges, table.sources[stored], 1)
-    np.add.at(edges, table.sources[stored] + table.counts[stored], -1)
-    unused: NDArray[np.bool_] = np.cumsum(edges[:-1]) == 0
-    return unused
+def _expanded(starts: Numbers, counts: Numbers, kinds: Kinds, sources: Numbers) -> tuple[Numbers, Kinds, Numbers]:
+    inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    repeated = np.repeat(kinds, counts)
+    return (
+        np.repeat(starts, counts) + inner,
+        repeated,
+        np.where(repeated == ChunkKind.ZERO, 0, np.repeat(sources, counts) + inner),
+    )
 
 
 def _predicted(kinds: Kinds, sources: Numbers, counts: Numbers) -> Numbers:
@@ -205,13 +195,3 @@ def _predicted(kinds: Kinds, sources: Numbers, counts: Numbers) -> Numbers:
         at = np.flatnonzero(kinds == kind)
         predicted[at[1:]] = (sources + counts)[at[:-1]]
     return predicted
-
-
-def _sources(kinds: Kinds, steps: Numbers, counts: Numbers) -> Numbers:
-    """Undo _predicted: each step is added to the end of the entry of the same kind before it."""
-    sources = np.where(kinds == ChunkKind.ZERO, steps, 0)
-    for kind in (ChunkKind.BASE, ChunkKind.STORED):
-        at = np.flatnonzero(kinds == kind)
-        # Wraps around for absurd steps; what comes out is checked against its bounds anyway.
-        sources[at] = np.cumsum(steps[at] + counts[at]) - counts[at]
-    return sources

@@ -150,8 +150,10 @@ def _remember(cache: Path, host: list[str], known: _Known) -> bool:
 
 
 def _where(known: _Known, cache: Path) -> str:
-    left = "the next boot" if known.until is None else f"{max(1, round((known.until - _now_s()) / 60))} min from now"
-    return f"remembered until {left} in {cache}: without this file KVM is tried again"
+    left = "until the next boot"
+    if known.until is not None:
+        left = f"for {max(1, round((known.until - _now_s()) / 60))} min"
+    return f"remembered {left} in {cache}, without which KVM is tried again"
 
 
 def try_guest(binary: str, accelerator: str = KVM, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:

@@ -148,7 +148,7 @@ def _tell_what_is_left(folder: Path, report: Report) -> None:
         report.leaves(f"The base {folder.name} is complete and stays.")
     elif kept.exists():
         report.leaves(
-            f"What has arrived is kept ({_used_bytes(kept) / 1e6:.1f} MB): the same command goes on with it, "
+            f"What has arrived is kept ({_used_bytes(kept) / 1e6:.1f} MB on disk): the same command goes on with it, "
             f"cloudlet base delete {folder.name} removes it."
         )
 

@@ -118,6 +118,7 @@ def test_the_whole_way(cloudlet: CommandLine, tmp_path: Path) -> None:
     made = cloudlet("overlay", "create", "--server", "shop", overlay, "--record", PROBE, "--keep", "stopped")
     assert made["base_id"] == base["base_id"]
     assert made["recording"]["working_set_chunks"] > 100
+    assert (made["kept"], made["server_state"]) == ("stopped", "paused")
     assert overlay.stat().st_size == made["file_bytes"] < 1_000_000
     assert cloudlet.state("shop") == "paused"
     assert cloudlet("server", "resume", "shop")["was_paused"] is True

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloudlet_ext.exception import CloudletError
+from cloudlet_ext.hypervisor import log_keeper
 from cloudlet_ext.worker import base_creation, overlay_creation, recording, server, starting, synthesis
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
@@ -131,3 +133,27 @@ def test_a_base(crowded: Home, small: Small, tmp_path: Path, size_bytes: int) ->
     assert list(elsewhere.bases.iterdir()) == []
     assert {entry.name for entry in crowded.bases.iterdir()} == bases
     assert server.names(elsewhere) == []
+
+
+def test_a_console(home: Home, small: Small, tmp_path: Path) -> None:
+    """What there is no room for is lost; when there is room, what comes is kept again."""
+    folder = small(tmp_path / "folder", 64 * KIB)
+    pipe = log_keeper.keep_last(folder)
+    console, ballast = folder / log_keeper.CONSOLE_NAME, folder / "ballast"
+    try:
+        os.write(pipe, b"before\n")
+        tools.wait_until("it is kept", lambda: console.exists() and console.read_bytes() == b"before\n")
+        ballast.write_bytes(b"x" * 56 * KIB)
+        for _ in range(200):
+            os.write(pipe, b"lost" * KIB)
+        ballast.unlink()
+
+        def is_kept() -> bool:
+            os.write(pipe, b"after\n")
+            return b"after\n" in console.read_bytes()
+
+        tools.wait_until("it is kept again", is_kept)
+    finally:
+        os.close(pipe)
+    assert log_keeper.ended(folder, tools.WAIT_S)
+    assert console.read_bytes().startswith(b"before\n")

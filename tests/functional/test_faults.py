@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from cloudlet_ext.engine.file_source import FileSource
+from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.exception import CloudletError
-from cloudlet_ext.worker import base_creation, overlay_creation, recording, server, starting, synthesis
+from cloudlet_ext.worker import base_creation, overlay_creation, recording, server, server_care, starting, synthesis
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
 from cloudlet_ext.worker.synthesis import SynthesisRequest
@@ -109,7 +111,10 @@ def test_stages_are_these(operate: Operate, operation: str) -> None:
 
 
 class Killer:
-    """Kills the first QEMU of a home that is there ``delay_s`` after it is called, as soon as there is one."""
+    """Kills the first QEMU of a home that is there ``delay_s`` after it is called, as soon as there is one.
+
+    One that is there at once is dead when the call returns: what comes next finds it so.
+    """
 
     def __init__(self, home: Home, delay_s: float) -> None:
         self._home, self._delay_s = home, delay_s
@@ -118,20 +123,38 @@ class Killer:
         self.killed: list[int] = []
 
     def __call__(self) -> None:
-        self._thread.start()
+        if not self._delay_s:
+            self._kill()
+        if not self.killed:
+            self._thread.start()
+
+    def _kill(self) -> None:
+        for running in tools.qemu_of(self._home):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(running.pid, signal.SIGKILL)
+                self.killed.append(running.pid)
+            assert running.ended(tools.WAIT_S)
 
     def _run(self) -> None:
         self._over.wait(self._delay_s)
         while not self.killed and not self._over.is_set():
-            for running in tools.qemu_of(self._home):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(running.pid, signal.SIGKILL)
-                    self.killed.append(running.pid)
+            self._kill()
 
     def close(self) -> None:
         self._over.set()
         if self._thread.ident is not None:
             self._thread.join()
+
+
+NEEDS_NO_QEMU = {
+    ("base", "disk"),
+    ("base", "index"),
+    ("overlay", "compress"),
+    ("overlay stopped", "compare"),
+    ("overlay stopped", "compress"),
+    ("record", "reorder"),
+}
+"""Stages from which on an operation has all that it needs of its guest: what it makes is whole without it."""
 
 
 @pytest.mark.parametrize(("operation", "stage", "delay_s"), KILLS)
@@ -147,10 +170,31 @@ def test_qemu_is_killed(
         assert error.exit_code == 7, repr(error)
         assert "ended" in str(error), repr(error)
         assert results(home, tmp_path) == ([str(home.servers / "subject")] if "overlay" in operation else [])
+        assert delay_s or (operation, stage) not in NEEDS_NO_QEMU
+    else:
+        killer.close()
+        # One that is to be killed later may live as long as it is needed.
+        assert delay_s or (operation, stage) in NEEDS_NO_QEMU, "it was killed, and nobody saw it"
+        is_whole(home, operation, tmp_path)
+        if killer.killed and "subject" in server.names(home):
+            assert server_care.state(server.load(home, "subject")) == "gone"
     finally:
         killer.close()
     # Nobody waits for one that is gone.
     assert time.monotonic() - began < 30
+
+
+def is_whole(home: Home, operation: str, tmp_path: Path) -> None:
+    """What an operation that ended well has made can be used."""
+    if operation == "base":
+        with home.open_base("subject") as base:
+            base.verify()
+    elif operation in ("overlay", "overlay stopped", "record"):
+        source = FileSource(tmp_path / ("recorded" if operation == "record" else "out"))
+        overlay = OverlayFile.open(source)
+        with home.find_base(str(overlay.base_id), overlay.path)[1] as base:
+            overlay.verify(base)
+        source.close()
 
 
 def interrupt() -> None:

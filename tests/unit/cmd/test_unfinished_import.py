@@ -100,7 +100,7 @@ def broken(cloudlet: CommandLine, source: Source) -> str:
     assert ended.code == 4
     megabytes = (cloudlet.home / "bases/.debian.partial/slots").stat().st_blocks * 512 / 1e6
     assert megabytes > 7
-    assert f"What has arrived is kept ({megabytes:.1f} MB): the same command goes on with it, " in ended.error
+    assert f"What has arrived is kept ({megabytes:.1f} MB on disk): the same command goes on with it, " in ended.error
     assert ended.error.endswith("cloudlet base delete debian removes it.\n")
     return "debian"
 
@@ -161,7 +161,9 @@ def test_it_is_interrupted(cloudlet: CommandLine, source: Source) -> None:
     (left,) = unfinished_imports(Home(cloudlet.home))
     assert left == UnfinishedImport("debian", left.kept_bytes, False)
     last = error.splitlines()[-1]
-    assert last.startswith(f"cloudlet: Interrupted. What has arrived is kept ({left.kept_bytes / 1e6:.1f} MB): ")
+    assert last.startswith(
+        f"cloudlet: Interrupted. What has arrived is kept ({left.kept_bytes / 1e6:.1f} MB on disk): "
+    )
     assert "undone" not in last
 
 

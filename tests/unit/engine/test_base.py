@@ -137,6 +137,15 @@ def test_a_disk_of_another_size(folder: Path) -> None:
         Base.open(folder)
 
 
+def test_a_disk_over_another_image(sample, folder: Path) -> None:
+    """A guest would read any file of this host that a stranger's image names as what lies below it."""
+    (folder / "disk.qcow2").unlink()
+    with Qcow2Writer.create(folder / "disk.qcow2", sample.layout.disk_bytes, "/etc/shadow", "raw"):
+        pass
+    with pytest.raises(Malformed, match=r"a disk over the image '/etc/shadow', a base's disk has none"):
+        Base.open(folder)
+
+
 def test_every_change_of_the_manifest_is_another_base_or_refused(sample, folder: Path) -> None:
     good = (folder / "manifest.json").read_bytes()
     for bit in range(8 * len(good)):

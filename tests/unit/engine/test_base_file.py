@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cloudlet_ext.engine.base import Base, finish_base
@@ -23,10 +24,12 @@ from cloudlet_ext.engine.errors import (
     OutputBusy,
     OutputExists,
     ShortRead,
+    TooLarge,
 )
 from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.engine.header import DISK_APART, HEADER_BYTES, OVERLAY, decode_header
 from cloudlet_ext.engine.manifest import CHUNKS
+from cloudlet_ext.engine.overlay_writer import write_overlay
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 
 
@@ -256,6 +259,29 @@ def test_another_disk_is_refused(sample, tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="identity"):
         import_base(open_file(tmp_path / "pages"), tmp_path / "again", disk=tmp_path / "disk")
     assert [path.name for path in tmp_path.iterdir()] == ["pages"]
+
+
+def test_a_disk_over_another_image_is_refused(sample, tmp_path: Path) -> None:
+    export_base(sample.base, tmp_path / "pages", level=3, with_disk=False)
+    with Qcow2Writer.create(
+        tmp_path / "disk", sample.layout.disk_bytes, "/etc/shadow", "raw", fill=sample.base
+    ) as writer:
+        used = np.flatnonzero(sample.content[: sample.layout.disk_chunks].any(axis=1))
+        writer.write(used, sample.content[used])
+    with pytest.raises(Malformed, match="'/etc/shadow'"):
+        import_base(open_file(tmp_path / "pages"), tmp_path / "again", disk=tmp_path / "disk")
+    assert [path.name for path in tmp_path.iterdir()] == ["pages"]
+
+
+def test_what_no_reader_would_take_is_not_written(sample, tmp_path: Path) -> None:
+    with sample.plan(tmp_path) as plan:
+        for machine, device, what in (
+            ({"a": "x" * (1 << 20)}, b"", "1048584 bytes of machine description, and at most 1048576"),
+            ({}, bytes((64 << 20) + 1), "67108865 bytes in a segment of kind device, and at most 67108864"),
+        ):
+            with pytest.raises(TooLarge, match=what):
+                write_overlay(tmp_path / "overlay", plan, machine, device, level=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_overlay_has_its_disk_always(sample, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,13 +163,13 @@ class TestBadFiles:
     def test_segments_that_overlap_or_do_not_fit(self, overlay: Overlay, store: SlotStore) -> None:
         source = open_source(str(overlay.path))
         last = overlay.infos[-1]
-        overlapping = [*overlay.infos[:-1], replace(last, offset=last.offset - 1)]
+        overlapping = [*overlay.infos[:-1], last._replace(offset=last.offset - 1)]
         for infos, error in (
             (overlapping, Malformed),
-            ([replace(last, stored_bytes=0)], Malformed),
-            ([replace(last, stored_bytes=1 << 30)], Malformed),
-            ([replace(last, offset=-1)], Malformed),
-            ([replace(last, offset=last.offset + 1)], ShortRead),
+            ([last._replace(stored_bytes=0)], Malformed),
+            ([last._replace(stored_bytes=1 << 30)], Malformed),
+            ([last._replace(offset=-1)], Malformed),
+            ([last._replace(offset=last.offset + 1)], ShortRead),
         ):
             with pytest.raises(error):
                 Fetcher(source, infos, store, unpack)

@@ -15,7 +15,7 @@ import pytest
 
 from cloudlet_ext.engine.base_file import BaseFile, export_base
 from cloudlet_ext.engine.base_import import import_base
-from cloudlet_ext.engine.errors import DiskFull, FileMissing, OutputBusy, OutputExists
+from cloudlet_ext.engine.errors import DiskFull, FileMissing, NoRoom, OutputBusy, OutputExists
 from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.engine.output import atomic_output, write_all
 from cloudlet_ext.engine.slots import SlotFile
@@ -141,8 +141,10 @@ def test_no_room_for_an_overlay(sample, small_disk: Path, tmp_path: Path) -> Non
 
 def test_no_room_for_a_base(sample, small_disk: Path, tmp_path: Path) -> None:
     export_base(sample.base, tmp_path / "file", level=3)
-    with pytest.raises(DiskFull):
-        import_base(BaseFile.open(FileSource(tmp_path / "file")), small_disk / "base")
+    file = BaseFile.open(FileSource(tmp_path / "file"))
+    with pytest.raises(NoRoom) as caught:
+        import_base(file, small_disk / "base")
+    assert caught.value.needed > caught.value.free == 1 << 20
     assert names(small_disk) == []
     with (small_disk / "ballast").open("wb") as ballast:
         ballast.write(bytes((1 << 20) - 32768))

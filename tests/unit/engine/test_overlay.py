@@ -54,7 +54,7 @@ def test_segments_stand_in_the_order_of_need(sample, tmp_path: Path) -> None:
     working, *rest = overlay.chunk_segments
     assert (working.section, working.slots) == (WORKING_SET, 4)
     for segment in rest:
-        homes = table.homes[segment.first_slot : segment.first_slot + segment.slots]
+        homes = table.homes.of(np.arange(segment.first_slot, segment.first_slot + segment.slots))
         # Memory that resembles something on the disk stands beside it; nothing of the disk is among the memory.
         if segment.section == MEMORY:
             assert (homes >= disk).all()

@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 from cloudlet_ext.engine import overlay_map
+from cloudlet_ext.engine.chunks import Numbers
 from cloudlet_ext.engine.file_source import FileSource
+from cloudlet_ext.engine.layout import Layout, Region
 from cloudlet_ext.engine.map_canvas import encode_png
-from cloudlet_ext.engine.map_cells import BAND_ROWS, SHADES, CellClass, strip
+from cloudlet_ext.engine.map_cells import BAND_ROWS, SHADES, CellClass, census_of, strip
 from cloudlet_ext.engine.overlay import OverlayFile
+from cloudlet_ext.engine.table import ChunkTable
 
 GOLDEN = Path(__file__).parents[2] / "golden/v1"
 
@@ -30,8 +33,14 @@ def facts() -> overlay_map.MapFacts:
 
 def kinds(classes: list[CellClass], most_cells: int) -> list[tuple[CellClass, int]]:
     """Class and shade of the cells of a strip of single chunks."""
-    array = np.array(classes, dtype=np.uint8)
-    part = strip("disk", len(array) * 4096, array, np.zeros(len(array), dtype=bool), most_cells)
+    single = np.eye(len(CellClass), dtype=np.int64)[classes]
+
+    def census(edges: Numbers) -> Numbers:
+        """Counts between the edges, by counting up."""
+        return np.diff(np.concatenate((single[:1] * 0, single.cumsum(axis=0)))[edges - 7], axis=0)
+
+    none = np.empty(0, dtype=np.int64)
+    part = strip("disk", len(classes) * 4096, range(7, 7 + len(classes)), census, none, most_cells)
     return [(CellClass(cell // SHADES), cell % SHADES) for cell in part.cells.tolist()]
 
 
@@ -55,8 +64,10 @@ def test_of_several_chunks_what_differs_is_shown() -> None:
 
 @pytest.mark.parametrize("chunks", [1, 7, 1000, 123_457])
 def test_a_strip_has_room_for_all_and_not_more(chunks: int) -> None:
-    classes = np.zeros(chunks, dtype=np.uint8)
-    part = strip("memory", chunks * 4096, classes, np.ones(chunks, dtype=bool), 800)
+    empty = ChunkTable.from_arrays(*(np.empty(0, dtype=np.int64) for _ in range(3)))
+    layout = Layout((Region("disk", "disk", 9), Region("ram", "memory", chunks)))
+    everything = np.arange(9, 9 + chunks)
+    part = strip("memory", chunks * 4096, range(9, 9 + chunks), census_of(empty, layout, None), everything, 800)
     assert len(part.cells) % BAND_ROWS == 0
     assert len(part.cells) <= 800 + BAND_ROWS
     assert len(part.cells) * part.chunks_per_cell >= chunks

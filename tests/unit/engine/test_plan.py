@@ -13,7 +13,7 @@ from cloudlet_ext.engine.digest import chunk_digests
 from cloudlet_ext.engine.index import DigestIndex
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.plan import Changes, plan_overlay
-from cloudlet_ext.engine.statistics import ChunkClass, chunk_classes
+from cloudlet_ext.engine.statistics import ChunkClass, class_counts
 from cloudlet_ext.engine.table import ChunkKind
 
 
@@ -59,11 +59,12 @@ def test_equal_chunks_share_a_slot(sample, tmp_path: Path) -> None:
         assert plan.slots.slots == len({chunk.tobytes() for chunk in sample.target[numbers]})
         assert (plan.slots.read(slots) == sample.target[numbers]).all()
         statistics = plan.statistics
-        classes = chunk_classes(plan.table, sample.layout)
+        single = class_counts(plan.table, sample.layout, np.arange(sample.layout.total_chunks + 1))
     assert statistics.same_overlay == len(numbers) - plan.slots.slots >= 30
     assert statistics.stored == plan.slots.slots
-    counted = np.bincount(classes, minlength=6)
-    assert counted.tolist() == [
+    assert (single.sum(axis=1) == 1).all()
+    classes = single.argmax(axis=1)
+    assert single.sum(axis=0).tolist() == [
         statistics.unchanged,
         statistics.zero,
         statistics.base_memory,

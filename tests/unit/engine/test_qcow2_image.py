@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudlet_ext.engine.chunks import CHUNK_BYTES
-from cloudlet_ext.engine.errors import ChunkNotAllocated, ChunkOutOfRange, LayersDiffer
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, PIECE_CHUNKS
+from cloudlet_ext.engine.errors import ChunkNotAllocated, ChunkOutOfRange, LayersDiffer, Qcow2Unsupported
 from cloudlet_ext.engine.qcow2 import Qcow2Image, Qcow2Layers
 
 SIZE = 5 * (1 << 20) + 3 * CHUNK_BYTES
@@ -240,6 +240,41 @@ def test_large_disk_takes_no_memory(tmp_path: Path) -> None:
         assert (image.read(numbers) == 5).all()
         # The L1 table has an entry each 512 MiB; the map of 128 million clusters stays untouched.
         assert _resident_bytes() - before < 64 << 20
+
+
+def test_layers_of_other_clusters_are_told_span_by_span(tmp_path: Path) -> None:
+    """A disk of several spans; the clusters of one layer are 512 times as large as those of the other."""
+    bottom, top = tmp_path / "bottom.qcow2", tmp_path / "top.qcow2"
+    size = (1 << 30) + (1 << 20)
+    create(bottom, "cluster_size=2M", size)
+    create(top, "cluster_size=4k", size, backing=bottom)
+    places = np.random.default_rng(8).integers(0, size // CHUNK_BYTES, 60).tolist()
+    play(bottom, [f"write -P 7 {place * CHUNK_BYTES} 4k" for place in places[:20]])
+    play(top, [f"write {option} {place * CHUNK_BYTES} 4k" for option in ("-P 5", "-z") for place in places[10:50:2]])
+    with Qcow2Image.open(bottom) as below, Qcow2Image.open(top) as above:
+        told: dict[int, bool] = {}
+        for layer in (below, above):
+            told.update(zip(*(column.tolist() for column in layer.changed()), strict=True))
+        spans = list(Qcow2Layers([above, below]).spans())
+        assert len(spans) >= 4
+        assert {
+            number: is_zero
+            for numbers, zero in spans
+            for number, is_zero in zip(numbers.tolist(), zero.tolist(), strict=True)
+        } == told
+        assert all(0 < len(numbers) <= PIECE_CHUNKS for numbers, _ in spans)
+        numbers = np.concatenate([numbers for numbers, _ in spans])
+        assert (np.diff(numbers) > 0).all()
+        assert max(numbers) < size // CHUNK_BYTES
+
+
+def test_a_file_of_more_than_8_tib(tmp_path: Path) -> None:
+    path = tmp_path / "huge.qcow2"
+    create(path, "cluster_size=64k")
+    with path.open("r+b") as file:
+        file.truncate((8 << 40) + 65536)
+    with pytest.raises(Qcow2Unsupported, match="8796093087744 bytes"):
+        Qcow2Image.open(path)
 
 
 def _resident_bytes() -> int:

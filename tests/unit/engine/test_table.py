@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cloudlet_ext.engine.chunks import Numbers
 from cloudlet_ext.engine.errors import Malformed
-from cloudlet_ext.engine.table import ChunkKind, ChunkTable, Kinds, decode_table
+from cloudlet_ext.engine.table import ChunkKind, ChunkTable, Kinds
+from cloudlet_ext.engine.table_decoder import decode_table
 
 TOTAL = 1000
 
@@ -67,7 +68,9 @@ def test_the_home_of_a_slot_is_its_lowest_chunk(kinds: list[int], seed: int) -> 
     homes = ChunkTable.from_arrays(numbers, named, sources).homes
     stored = named == ChunkKind.STORED
     expected = [numbers[stored & (sources == slot)].min() for slot in range(slots)]
-    assert homes.tolist() == expected
+    assert homes.of(np.arange(slots)).tolist() == expected
+    told = [zip(*(column.tolist() for column in run), strict=True) for run in homes.runs()]
+    assert [start + inner for run in told for start, count in run for inner in range(count)] == sorted(expected)
 
 
 @given(kinds_of_chunks, st.integers(0, 100))

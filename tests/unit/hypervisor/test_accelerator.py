@@ -100,7 +100,7 @@ def test_a_guest_that_runs(host: Host) -> None:
         found = host.choose(30.0)
         assert found.name == "kvm"
         assert found.reason.startswith("a guest ran under KVM; remembered until the next boot in ")
-        assert f"{host.cache}: without this file KVM is tried again" in found.reason
+        assert f"{host.cache}, without which KVM is tried again" in found.reason
     assert host.tries == 1
     host.cache.unlink()
     assert host.choose(30.0).name == "kvm"
@@ -114,7 +114,7 @@ def test_a_guest_that_hangs(host: Host) -> None:
     assert time.monotonic() - began < 10
     assert found.name == "tcg"
     assert found.reason.startswith(
-        f"a guest under KVM did nothing within 0.3 s; remembered until 10 min from now in {host.cache}"
+        f"a guest under KVM did nothing within 0.3 s; remembered for 10 min in {host.cache}, without which"
     )
     assert not Path("/proc", str(host.pids[0])).exists()
     assert host.choose() == found
