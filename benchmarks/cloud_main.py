@@ -81,14 +81,10 @@ def _lines_of(status: str, name: str) -> list[str]:
     return lines
 
 
-def _deaf(action: Callable[[], None]) -> None:
-    """Do something that a second interruption must not end half-way."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        action()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _hear_nothing() -> None:
+    """From now on no interruption ends what is done, nor the programs that are run for it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -115,8 +111,9 @@ def opened(name: str, quick: bool) -> Iterator[CloudBench]:
         try:
             yield bench
         finally:
+            _hear_nothing()
             bench.say("cleaning up")
-            _deaf(bench.clean)
+            bench.clean()
 
 
 def _attempt(bench: CloudBench, what: str, action: Callable[[], None]) -> None:
