@@ -45,11 +45,12 @@ def _guard_secrets() -> None:
 
 
 def _run(channel: Channel) -> dict[str, Any]:
+    # Everything is loaded before there is a job: a process may wait for one.
+    jobs = {kind: importlib.import_module(f"cloudlet_ext.job.{module}") for kind, (module, _) in _JOBS.items()}
     job = channel.read_job()
     if job["type"] not in _JOBS:
         raise errors.BadJob(field="type", reason=f"{job['type']!r} is none of {', '.join(_JOBS)}")
-    module, name = _JOBS[job["type"]]
-    run = getattr(importlib.import_module(f"cloudlet_ext.job.{module}"), name)
+    run = getattr(jobs[job["type"]], _JOBS[job["type"]][1])
     result: dict[str, Any] = run(job, channel, ChannelReport(channel))
     return result
 

@@ -66,6 +66,13 @@ WORK = [
         help="Operations that run at once on a compute host; others wait in the order in which they came.",
     ),
     cfg.IntOpt(
+        "spare_workers",
+        default=1,
+        min=0,
+        help="Worker processes that wait for the next operation, so that it begins a second or two sooner. Each takes "
+        "some 60 MiB of memory.",
+    ),
+    cfg.IntOpt(
         "operation_timeout",
         default=3600,
         min=1,

@@ -48,6 +48,7 @@ class CloudletManager:
             if not operation.has_ended:
                 self._recover(operation)
         self._runner.in_background(self._release_servers, "cloudlet-release")
+        self._runner.spares.fill()
         target = oslo_messaging.Target(topic=rpcapi.TOPIC, server=self._host)
         self._server = rpc.get_server(target, [self], serializer=objects_base.NovaObjectSerializer())
         self._server.start()
@@ -55,6 +56,7 @@ class CloudletManager:
 
     def stop(self) -> None:
         """Serve no more requests; workers go on."""
+        self._runner.spares.close()
         if self._server is not None:
             self._server.stop()
             self._server.wait()

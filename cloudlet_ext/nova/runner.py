@@ -13,6 +13,7 @@ from oslo_log import log as logging
 from cloudlet_ext.nova import jobs
 from cloudlet_ext.nova.operations import CANCELLED, FAILED, RUNNING, SUCCEEDED, Operation, OperationStore
 from cloudlet_ext.nova.server_record import ServerRecord
+from cloudlet_ext.nova.spare_workers import SpareWorkers
 from cloudlet_ext.nova.workers import Event, Slots, Worker, WorkerFailed
 
 CONF = nova_conf.CONF
@@ -40,7 +41,7 @@ class Task:
         if not self._runner.slots.take(self.cancelled):
             raise WorkerFailed(self.reason)
         try:
-            self.worker = Worker(CONF.cloudlet.worker_command, make_job(), self._heard)
+            self.worker = Worker(self._runner.spares.take(), make_job(), self._heard)
         except BaseException:
             self._runner.slots.give_back()
             raise
@@ -121,6 +122,7 @@ class Runner:
     def __init__(self, host: str) -> None:
         self.host = host
         self.slots = Slots(CONF.cloudlet.max_workers)
+        self.spares = SpareWorkers(CONF.cloudlet.worker_command, CONF.cloudlet.spare_workers)
         self.store = OperationStore(jobs.folder("operations"), CONF.cloudlet.operation_keep_hours * _HOUR_S)
         self._tasks: dict[str, Task] = {}
 
@@ -152,6 +154,7 @@ class Runner:
     def forget(self, task: Task) -> None:
         """It has ended."""
         self._tasks.pop(task.operation.id, None)
+        self.spares.fill()
 
     def cancel(self, operation_id: str) -> Operation | None:
         """Cancel an operation that has not ended; what it is now."""

@@ -15,13 +15,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from oslo_log import log as logging
 
 from cloudlet_ext.hypervisor.process import start_ticks
+from cloudlet_ext.nova.spare_workers import Process
 
 LOG = logging.getLogger(__name__)
 
@@ -77,19 +78,12 @@ class Slots:
 
 
 class Worker:
-    """One worker process at its job. ``on_event`` hears every event, in a thread of this object."""
+    """A worker process at its job. ``on_event`` hears every event, in a thread of this object."""
 
-    def __init__(self, command: Sequence[str], job: dict[str, Any], on_event: Callable[[Event], None]) -> None:
+    def __init__(self, process: Process, job: dict[str, Any], on_event: Callable[[Event], None]) -> None:
         self._last_word = Path(job["last_word"])
         self._last_word.unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            close_fds=True,
-        )
+        self._process = process
         self._on_event = on_event
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self.pid = self._process.pid

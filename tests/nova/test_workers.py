@@ -15,6 +15,7 @@ import pytest
 
 from cloudlet_ext.hypervisor.process import start_ticks
 from cloudlet_ext.nova.operations import CANCELLED, FAILED, SUCCEEDED, Operation, OperationStore
+from cloudlet_ext.nova.spare_workers import SpareWorkers, launch
 from cloudlet_ext.nova.workers import Slots, Worker, WorkerFailed, end_orphan, last_word
 
 ID = "0a1b2c3d-0000-4000-8000-000000000001"
@@ -117,7 +118,7 @@ channel.wait_control("started", 30)
 channel.end("done", result={"server": job["type"]})
 """
     heard = []
-    worker = Worker(speaker(body), job, heard.append)
+    worker = Worker(launch(speaker(body)), job, heard.append)
     assert worker.wait({"ready"}, 30)["xml"] == "<domain/>"
     worker.control("started")
     assert worker.wait({"done"}, 30)["result"] == {"server": "base-precache"}
@@ -127,15 +128,17 @@ channel.end("done", result={"server": job["type"]})
 
 
 def test_a_worker_that_fails_or_dies_is_told_apart(job: dict[str, str]) -> None:
-    worker = Worker(speaker('channel.end("failed", kind="X", error="The base is gone.")'), job, lambda event: None)
+    worker = Worker(
+        launch(speaker('channel.end("failed", kind="X", error="The base is gone.")')), job, lambda event: None
+    )
     with pytest.raises(WorkerFailed, match="The base is gone"):
         worker.wait({"done"}, 30)
     worker.end()
-    worker = Worker(speaker("import os; os._exit(9)"), job, lambda event: None)
+    worker = Worker(launch(speaker("import os; os._exit(9)")), job, lambda event: None)
     with pytest.raises(WorkerFailed, match="status 9"):
         worker.wait({"done"}, 30)
     worker.end()
-    worker = Worker(speaker("import time; time.sleep(60)"), job, lambda event: None)
+    worker = Worker(launch(speaker("import time; time.sleep(60)")), job, lambda event: None)
     with pytest.raises(WorkerFailed, match="longer than"):
         worker.wait({"done"}, 0.2)
     worker.end()
@@ -143,7 +146,7 @@ def test_a_worker_that_fails_or_dies_is_told_apart(job: dict[str, str]) -> None:
 
 
 def test_a_token_is_seen_neither_in_the_command_nor_in_files(job: dict[str, str], tmp_path: Path) -> None:
-    worker = Worker(speaker('channel.event("ready"); channel.wait_control("go", 30)'), job, lambda event: None)
+    worker = Worker(launch(speaker('channel.event("ready"); channel.wait_control("go", 30)')), job, lambda event: None)
     worker.wait({"ready"}, 30)
     shown = Path(f"/proc/{worker.pid}/cmdline").read_bytes() + Path(f"/proc/{worker.pid}/environ").read_bytes()
     assert b"a token" not in shown
@@ -155,8 +158,9 @@ def test_a_worker_outlives_who_started_it(job: dict[str, str], tmp_path: Path) -
     body = 'channel.event("ready"); import time; time.sleep(1.0); channel.end("done", result={})'
     starter = f"""
 import json, os, sys
+from cloudlet_ext.nova.spare_workers import launch
 from cloudlet_ext.nova.workers import Worker
-worker = Worker({speaker(body)!r}, {job!r}, lambda event: None)
+worker = Worker(launch({speaker(body)!r}), {job!r}, lambda event: None)
 worker.wait({{"ready"}}, 30)
 print(json.dumps(worker.identity), flush=True)
 os._exit(0)
@@ -170,7 +174,7 @@ os._exit(0)
 
 
 def test_an_orphan_is_ended(job: dict[str, str]) -> None:
-    worker = Worker(speaker('channel.event("ready"); import time; time.sleep(60)'), job, lambda event: None)
+    worker = Worker(launch(speaker('channel.event("ready"); import time; time.sleep(60)')), job, lambda event: None)
     worker.wait({"ready"}, 30)
     began = time.monotonic()
     threading.Thread(target=lambda: os.waitpid(worker.pid, 0), daemon=True).start()
@@ -178,6 +182,38 @@ def test_an_orphan_is_ended(job: dict[str, str]) -> None:
     assert time.monotonic() - began < 10
     assert start_ticks(worker.pid) is None
     end_orphan(worker.identity)
+
+
+def test_a_spare_worker_has_loaded_before_its_job_is_known(job: dict[str, str], tmp_path: Path) -> None:
+    loaded = f"""
+import pathlib, sys
+pathlib.Path({str(tmp_path)!r}, "loaded").write_text("x")
+"""
+    spares = SpareWorkers([sys.executable, "-c", loaded + SPEAKER.format(body='channel.end("done", result={})')], 1)
+    spares.fill()
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "loaded").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (tmp_path / "loaded").unlink()
+    worker = Worker(spares.take(), job, lambda event: None)
+    worker.wait({"done"}, 30)
+    assert not (tmp_path / "loaded").exists(), "the process that waited has done it"
+    worker.end()
+
+    spares.fill()
+    killed = spares._spares[0]
+    killed.kill()
+    killed.wait()
+    worker = Worker(spares.take(), job, lambda event: None)
+    worker.wait({"done"}, 30)
+    worker.end()
+    spares.fill()
+    (left,) = spares._spares
+    spares.close()
+    assert left.poll() is not None
+    spares.fill()
+    assert not spares._spares
 
 
 def test_places_are_given_in_the_order_of_asking() -> None:
