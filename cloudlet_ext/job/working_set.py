@@ -35,7 +35,7 @@ from cloudlet_ext.worker.recorder import Recorder
 from cloudlet_ext.worker.report import Report
 from cloudlet_ext.worker.synthesis import prepare
 
-_ANSWER_TIMEOUT_S = 120.0
+_ANSWER_TIMEOUT_S = 60.0
 
 
 @dataclass

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.cloud import host_side
 from tests.cloud.cloud import Cloud, address_of, wait_until
 from tests.cloud.conftest import Boot
@@ -20,7 +22,7 @@ def precache(cloud: Cloud, site: Site, **where: object) -> list[str]:
     """Have hosts fetch the site's base; the ids of the operations."""
     answer = cloud.admin.compute.post(f"/os-cloudlet/bases/{site.base}/precache", json={"precache": where})
     assert answer.status_code == 202, answer.text
-    operations = [operation["id"] for operation in answer.json()["operations"]]
+    operations = list(answer.json()["operations"])
     for operation_id in operations:
         ended = cloud.operation_ended(operation_id, account="")
         assert ended["state"] == "succeeded", ended
@@ -110,6 +112,7 @@ def sizes_of(pid: int, path: str) -> dict[str, int]:
     return sizes
 
 
+@pytest.mark.timeout(900)
 def test_many_at_once(cloud: Cloud, boot: Boot, site: Site, record_property: Callable[[str, object], None]) -> None:
     """None is lost, and workers stay small, however many are asked for."""
     host = cloud.hosts[0]
