@@ -27,9 +27,6 @@ WAIT_S = 120.0
 WAN = "10.77.0.1"
 """This side of the bridge that joins the clouds."""
 
-UPDATE_S = 10
-"""How often compute hosts tell what they have (``update_resources_interval``)."""
-
 T = TypeVar("T")
 
 
@@ -196,9 +193,11 @@ class Cloud:
             for service in services:
                 self.minicloud("restart", self.name, service)
 
-    def bases_are_known(self, holder: str) -> None:
-        """Wait until every host has told placement's and the scheduler's tables which bases it holds."""
-        time.sleep(2 * UPDATE_S)
+    def wait_for_holders(self, base_id: str, holders: set[str]) -> None:
+        """Wait until the scheduler knows that these hosts hold a base, and no others."""
+        query = f"select hypervisor_hostname from compute_nodes where deleted = 0 and stats like '%{base_id}%'"
+        words = ("mariadb", "-S", "/run/minicloud/mysql.sock", "nova", "-N", "-e", query)
+        wait_until("the scheduler knows the bases", lambda: set(self.run(*words).split()) == holders)
 
     # ------------------------------------------------------------------- what is there
     def running_domains(self) -> set[str]:
