@@ -19,7 +19,13 @@ from cloudlet_ext.worker.server import Server
 _CLOCK_FAILED, _ADDRESS_FAILED = 1, 2
 _SET_OWN = """
 failed=0
-date -u -s @{now:.3f} >/dev/null || failed=1
+now={now:.3f}
+mine=$({read_clock})
+case $mine in
+    *[!0-9]*) ;;
+    *) mine=$((mine + {ahead_ns})); now=$((mine / 1000000000)).$(printf %09d $((mine % 1000000000))) ;;
+esac
+date -u -s @$now >/dev/null || failed=1
 for device in /sys/class/net/*; do
     read -r address <"$device/address"
     if [ "$address" = {old} ]; then
@@ -28,11 +34,14 @@ for device in /sys/class/net/*; do
 done
 exit $((failed + 2))
 """
-"""Clock and address in one go. The agent's own ``guest-set-time`` runs hwclock, which waits for a full second of the
-guest's hardware clock, busily: 0.8 s of a core under emulation. That clock is right already: QEMU takes it from the
-host's."""
+"""Clock and address in one go. The clock is set by how far it is behind, not to a time that is old when a busy guest
+comes to it (measured on a busy host: up to 3 s). The agent's own ``guest-set-time`` runs hwclock, which waits for a
+full second of the guest's hardware clock, busily: 0.8 s of a core under emulation."""
 
-_AGENT_TIMEOUT_S = 2.0
+_READ_CLOCK, _UNKNOWN = "date +%s%N", "echo unknown"
+_AGENT_TIMEOUT_S = 10.0
+_PERSONALISE_TIMEOUT_S = 20.0
+"""A busy host lets its guests wait for their turn."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,13 @@ def has_agent(server: Server) -> bool:
     return True
 
 
-def personalise(server: Server, timeout_s: float = 5.0) -> CloneResult:
+def personalise(server: Server, timeout_s: float = _PERSONALISE_TIMEOUT_S) -> CloneResult:
     """Set clock and network address in the guest of ``server``; never fails, tells what could not be done."""
     if not server.machine.agent:
         return CloneResult(False, False, "the captured guest ran no guest agent")
-    script = _SET_OWN.format(now=time.time(), old=server.machine.mac, new=server.record.mac)
     try:
         with GuestAgent(server.agent_path, timeout_s) as agent:
+            script = _script(agent, timeout_s, server.machine.mac, server.record.mac)
             try:
                 status = agent.run(["/bin/sh", "-c", script], timeout_s).status
             except AgentRefused as refusal:  # an agent that may not run programs
@@ -86,3 +95,18 @@ def personalise(server: Server, timeout_s: float = 5.0) -> CloneResult:
         clock = address = False
     reason = "" if clock and address else f"setting clock and address ended with status {status}"
     return CloneResult(clock, address, reason)
+
+
+def _script(agent: GuestAgent, timeout_s: float, old: str, new: str) -> str:
+    """What sets the clock, and the address ``new`` for ``old``, when it comes to run."""
+    asked_ns = time.time_ns()
+    try:
+        theirs_ns = agent.execute("guest-get-time", timeout_s)
+    except AgentRefused:
+        theirs_ns = None
+    now_ns = time.time_ns()
+    # It looked at its clock between the question and the answer.
+    is_known = isinstance(theirs_ns, int)
+    ahead_ns = (asked_ns + now_ns) // 2 - theirs_ns if is_known else 0
+    read_clock = _READ_CLOCK if is_known else _UNKNOWN
+    return _SET_OWN.format(now=now_ns / 1e9, read_clock=read_clock, ahead_ns=ahead_ns, old=old, new=new)
