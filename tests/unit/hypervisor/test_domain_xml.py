@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Descriptions of domains: the machine that one tells, its likeness, and a scratch copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from cloudlet_ext.hypervisor import domain_xml, errors, scratch_domain
+from cloudlet_ext.hypervisor.domain_xml import DiskView
+from cloudlet_ext.hypervisor.scratch_domain import ScratchDomain
+
+RUNNING = """
+<domain type='qemu' id='55' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>instance-00000059</name>
+  <uuid>8ad42901-1587-4c38-9098-878feb9fdafe</uuid>
+  <genid>efce328a-3a25-46ca-87cb-fb2fdecf0b83</genid>
+  <metadata><owner/></metadata>
+  <memory unit='KiB'>131072</memory>
+  <vcpu placement='static'>1</vcpu>
+  <sysinfo type='smbios'>
+    <system><entry name='uuid'>8ad42901-1587-4c38-9098-878feb9fdafe</entry></system>
+  </sysinfo>
+  <os><type arch='x86_64' machine='pc-i440fx-10.0'>hvm</type></os>
+  <cpu mode='custom' match='exact'><model fallback='forbid'>qemu64</model><topology sockets='1' cores='1'/></cpu>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/>
+      <source file='/instances/1/disk' index='1'/>
+      <backingStore type='file' index='2'><format type='raw'/><source file='/base'/><backingStore/></backingStore>
+      <target dev='vda' bus='virtio'/>
+      <address type='pci' domain='0x0000' bus='0x00' slot='0x03' function='0x0'/>
+    </disk>
+    <interface type='bridge'>
+      <mac address='fa:16:3e:ff:38:9c'/>
+      <source bridge='br-int'/>
+      <virtualport type='openvswitch'/>
+      <target dev='tap1'/>
+      <model type='virtio'/>
+      <mtu size='1442'/>
+      <address type='pci' domain='0x0000' bus='0x00' slot='0x02' function='0x0'/>
+    </interface>
+    <serial type='tcp'>
+      <source mode='bind' host='0.0.0.0' service='10000'/>
+      <target type='isa-serial' port='0'/>
+    </serial>
+    <console type='tcp'><target type='serial' port='0'/></console>
+    <channel type='unix'>
+      <source mode='bind' path='/run/agent.sock'/>
+      <target type='virtio' name='org.qemu.guest_agent.0'/>
+    </channel>
+    <graphics type='vnc' port='5900'/>
+  </devices>
+  <seclabel type='dynamic' model='dac'><label>+0:+0</label></seclabel>
+  <qemu:commandline>
+    <qemu:arg value='-object'/><qemu:arg value='memory-backend-file,id=cloudlet-ram,mem-path=/bases/memory'/>
+    <qemu:arg value='-incoming'/><qemu:arg value='defer'/>
+  </qemu:commandline>
+</domain>
+"""
+CAPTURED = RUNNING.replace("slot='0x03'", "slot='0x07'").replace("i440fx-10.0", "i440fx-9.2")
+VIEW = DiskView(Path("/run/layer.sock"), "overlay", Path("/bases/1/disk.qcow2"), "qcow2")
+
+
+def arguments(text: str) -> list[str]:
+    return [str(one.get("value")) for one in domain_xml.parse(text).iter(f"{{{domain_xml.QEMU}}}arg")]
+
+
+def test_a_machine_is_what_the_guest_sees() -> None:
+    machine = domain_xml.describe(RUNNING)
+    assert (machine.accelerator, machine.machine_type, machine.vcpus) == ("tcg", "pc-i440fx-10.0", 1)
+    assert machine.memory_bytes == 128 << 20
+    assert machine.macs == ["fa:16:3e:ff:38:9c"]
+    assert machine.genid
+    assert domain_xml.DomainMachine.from_dict(machine.to_dict()) == machine
+    # How many threads of which socket is a host's business.
+    assert "topology" not in machine.cpu
+    other = domain_xml.describe(RUNNING.replace("131072", "262144"))
+    with pytest.raises(errors.HypervisorError, match=r"134217728.*268435456|268435456.*134217728"):
+        machine.require_same(other, "The host")
+
+
+def test_a_likeness_has_the_captured_machine_and_waits() -> None:
+    machine = domain_xml.describe(CAPTURED)
+    text = domain_xml.likeness(domain_xml.plain(RUNNING), machine, Path("/bases/a,b/memory"), None)
+    found = domain_xml.describe(text)
+    machine.require_same(found, "The likeness")
+    assert arguments(text)[-2:] == ["-incoming", "defer"]
+    (backend,) = [argument for argument in arguments(text) if argument.startswith("memory-backend-file")]
+    assert "mem-path=/bases/a,,b/memory" in backend
+    assert "readonly=on" in backend
+
+
+def test_what_is_for_one_start_only_is_taken_out_again() -> None:
+    machine = domain_xml.describe(RUNNING)
+    text = domain_xml.likeness(domain_xml.plain(RUNNING), machine, Path("/bases/memory"), VIEW)
+    assert "layer.sock" in text
+    plain = domain_xml.plain(text)
+    assert arguments(plain) == []
+    assert "layer.sock" not in plain
+    assert domain_xml.plain(plain) == plain
+
+
+def scratch() -> ET.Element:
+    own = ScratchDomain("cloudlet-1", Path("/scratch/disk"), Path("/scratch/console"), ("clr0",))
+    return domain_xml.parse(scratch_domain.describe(RUNNING, domain_xml.describe(RUNNING), own, VIEW))
+
+
+def test_a_scratch_domain_is_the_same_machine_by_another_name() -> None:
+    root = scratch()
+    text = ET.tostring(root, encoding="unicode")
+    domain_xml.describe(RUNNING).require_same(domain_xml.describe(text), "The scratch domain")
+    identity = root.findtext("uuid")
+    assert root.findtext("name") == "cloudlet-1"
+    assert identity != "8ad42901-1587-4c38-9098-878feb9fdafe"
+    assert root.findtext("./sysinfo/system/entry[@name='uuid']") == identity
+    assert arguments(text) == ["-incoming", "defer"], "its memory is plain"
+
+
+def test_a_scratch_domain_shares_nothing_with_the_original() -> None:
+    text = ET.tostring(scratch(), encoding="unicode")
+    for shared in (
+        "/instances/1",
+        "br-int",
+        "tap1",
+        "openvswitch",
+        "/run/agent.sock",
+        "10000",
+        "vnc",
+        "owner",
+        "+0:+0",
+    ):
+        assert shared not in text, shared
+    root = scratch()
+    card = root.find("./devices/interface")
+    assert card is not None
+    assert card.attrib == {"type": "ethernet"}
+    assert {child.tag for child in card} == {"mac", "model", "mtu", "target", "address"}
+    disk = root.find("./devices/disk")
+    assert disk is not None
+    assert disk.find("source").attrib == {"file": "/scratch/disk"}  # type: ignore[union-attr]
+    assert disk.find("./backingStore/backingStore/source/seclabel").get("relabel") == "no"  # type: ignore[union-attr]
