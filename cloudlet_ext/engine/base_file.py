@@ -119,7 +119,7 @@ def export_base(
     tasks = [_task(base, homes[span]) for _, span in groups]
     with atomic_output(out, replace) as fd, no_space_named(out), SegmentSpool(out) as spool:
         chosen = choose_level(level, tasks, EXPORT_BUDGET_S)
-        spool.add_content(TABLE, table.encode(), max(chosen, 9))
+        spool.add_table(table, max(chosen, 9), out.parent)
         spool.add_content(DEVICE, base.load_device(), chosen)
         _add_files(spool, base, chosen)
         done = 0

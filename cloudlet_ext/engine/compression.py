@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ _SAMPLE_BYTES = 32 << 10
 class Content:
     """Bytes to compress, and the prefix to do it with (empty: none)."""
 
-    data: bytes
+    data: bytes | memoryview
     prefix: bytes = b""
 
 
@@ -118,7 +118,7 @@ def thread_count(level: int, large: bool = False) -> int:
 
 
 def compress_all(
-    tasks: Sequence[Callable[[], Content]], level: int, large: bool = False
+    tasks: Iterable[Callable[[], Content]], level: int, large: bool = False
 ) -> Iterator[tuple[Content, bytes]]:
     """Give (content, frame) of every task in order; all cores work, few are in memory at a time.
 

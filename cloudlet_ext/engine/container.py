@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from cloudlet_ext.engine.compression import Content, compress, decompress
 from cloudlet_ext.engine.digest import digest
 from cloudlet_ext.engine.errors import Damaged, Malformed, TooLarge, Truncated
@@ -24,7 +26,8 @@ from cloudlet_ext.engine.manifest import (
 )
 from cloudlet_ext.engine.manifest_decoder import decode_manifest
 from cloudlet_ext.engine.output import copy_all, write_all
-from cloudlet_ext.engine.table import TABLE_LIMIT_BYTES
+from cloudlet_ext.engine.scratch import filled
+from cloudlet_ext.engine.table import RUNS_LIMIT, TABLE_LIMIT_BYTES, ChunkTable
 
 FIRST_READ_BYTES = 64 << 10
 """Read at once when a file is opened: header and manifest of an overlay of up to about 1 GiB."""
@@ -178,6 +181,14 @@ class SegmentSpool:
     def add_content(self, kind: str, data: bytes, level: int) -> None:
         """Compress ``data`` and add it."""
         self.add(kind, compress(Content(data), level), len(data))
+
+    def add_table(self, table: ChunkTable, level: int, scratch: Path) -> None:
+        """Compress ``table``, which is laid out in the folder ``scratch``, and add it; TooLarge, DiskFull."""
+        _check_limit(self._out, "runs in its chunk table", table.entries, RUNS_LIMIT)
+        column = filled(scratch, np.uint8, table.encoded_bytes)
+        table.encode_into(column.rows)
+        self.add(TABLE, compress(Content(column.rows.data), level), table.encoded_bytes)
+        column.close()
 
     def check_machine(self, machine: dict[str, Any]) -> None:
         """TooLarge if no reader would take this machine description."""

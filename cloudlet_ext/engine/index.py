@@ -7,17 +7,18 @@ not depend on how qcow2 happened to lay out the clusters.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloudlet_ext.engine.chunks import Numbers
+from cloudlet_ext.engine.chunks import PIECE_CHUNKS, Numbers
 from cloudlet_ext.engine.digest import CHUNK_DIGEST_BYTES, DIGEST_BYTES, ChunkDigests, digest
+from cloudlet_ext.engine.digest_table import DigestTable, digest_words
 from cloudlet_ext.engine.errors import Damaged, Malformed, Truncated, UnsupportedVersion, WrongMagic
 
 MAGIC = b"CLDLTIDX"
@@ -29,44 +30,14 @@ _HEADER = struct.Struct("<8sII QQ")
 class DigestIndex:
     """Digests of the non-zero chunks of a base.
 
-    ``numbers`` ascending, shape (n,); ``digests`` shape (n, 16). The base has ``total_chunks``, of
-    which the first ``disk_chunks`` are disk.
+    ``numbers`` ascending, shape (n,); ``digests`` shape (n, 16); maps of a base's file, if it was read from one. The
+    base has ``total_chunks``, of which the first ``disk_chunks`` are disk.
     """
 
     disk_chunks: int
     total_chunks: int
     numbers: Numbers
     digests: ChunkDigests
-
-    @cached_property
-    def _sorted(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64], Numbers, int]:
-        """Unique digests sorted: first halves, second halves, numbers, most equal first halves."""
-        # Of equal chunks memory is preferred to disk: it is what a running server has mapped.
-        split = int(np.searchsorted(self.numbers, self.disk_chunks))
-        preferred = np.roll(np.arange(len(self.numbers)), -split)
-        first, second = _halves(self.digests[preferred])
-        by_first = np.argsort(first, kind="stable")
-        first, second, order = first[by_first], second[by_first], preferred[by_first]
-        fresh = np.ones(len(order), dtype=bool)
-        fresh[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-        first, second, numbers = first[fresh], second[fresh], self.numbers[order][fresh]
-        edges = np.flatnonzero(np.concatenate(([True], first[1:] != first[:-1], [True])))
-        longest = int(np.diff(edges).max()) if len(first) else 0
-        return first, second, numbers, longest
-
-    def lookup(self, digests: ChunkDigests) -> Numbers:
-        """A base chunk with each of ``digests`` (n, 16), memory before disk, or -1; shape (n,)."""
-        first, second, numbers, longest = self._sorted
-        found = np.full(len(digests), -1, dtype=np.int64)
-        if not len(first):
-            return found
-        wanted_first, wanted_second = _halves(digests)
-        at = np.searchsorted(first, wanted_first)
-        for step in range(longest):
-            here = np.minimum(at + step, len(first) - 1)
-            hit = (first[here] == wanted_first) & (second[here] == wanted_second) & (found < 0)
-            found[hit] = numbers[here[hit]]
-        return found
 
     def covers(self, numbers: Numbers) -> NDArray[np.bool_]:
         """Which of the chunks ``numbers`` are not zero in the base; shape (n,)."""
@@ -91,12 +62,14 @@ def build_index(disk_chunks: int, total_chunks: int, parts: Iterable[tuple[Numbe
 
 
 def open_index(path: Path, disk_chunks: int, total_chunks: int) -> DigestIndex:
-    """Read and check the index file of a base; FormatError names what is wrong."""
-    data = path.read_bytes()
+    """Map and check the index file of a base; FormatError names what is wrong."""
     name = str(path)
     least = _HEADER.size + DIGEST_BYTES
-    if len(data) < least:
-        raise Truncated(path=name, place="the header", expected=least, found=len(data))
+    size = path.stat().st_size
+    if size < least:
+        raise Truncated(path=name, place="the header", expected=least, found=size)
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
     magic, version, reserved, chunks, count = _HEADER.unpack_from(data)
     if magic != MAGIC:
         raise WrongMagic(path=name, expected="digest index", found=magic)
@@ -109,25 +82,45 @@ def open_index(path: Path, disk_chunks: int, total_chunks: int) -> DigestIndex:
             reason=f"{count} digests of {chunks} chunks in a base of {total_chunks} chunks",
         )
     expected = least + count * (8 + CHUNK_DIGEST_BYTES)
-    if len(data) != expected:
-        raise Truncated(path=name, place="the index", expected=expected, found=len(data))
-    body = memoryview(data)[:-DIGEST_BYTES]
-    if digest(body) != data[-DIGEST_BYTES:]:
-        raise Damaged(
-            path=name,
-            place="the index",
-            expected=data[-DIGEST_BYTES:].hex(),
-            found=digest(body).hex(),
-        )
-    numbers = np.frombuffer(data, "<u8", count, _HEADER.size).astype(np.int64)
-    digests = np.frombuffer(data, np.uint8, count * CHUNK_DIGEST_BYTES, _HEADER.size + 8 * count).reshape(
-        -1, CHUNK_DIGEST_BYTES
-    )
-    if count and ((np.diff(numbers) <= 0).any() or numbers[0] < 0 or numbers[-1] >= total_chunks):
+    if size != expected:
+        raise Truncated(path=name, place="the index", expected=expected, found=size)
+    own = data[size - DIGEST_BYTES :]
+    found = digest(memoryview(data)[:-DIGEST_BYTES])
+    if found != own:
+        raise Damaged(path=name, place="the index", expected=own.hex(), found=found.hex())
+    numbers = np.frombuffer(data, "<i8", count, _HEADER.size)
+    digests = np.frombuffer(data, np.uint8, count * CHUNK_DIGEST_BYTES, _HEADER.size + 8 * count)
+    if count and (not _ascend(numbers) or numbers[0] < 0 or numbers[-1] >= total_chunks):
         raise Malformed(path=name, place="the chunk numbers", reason="not ascending or outside the base")
-    return DigestIndex(disk_chunks, total_chunks, numbers, digests)
+    return DigestIndex(disk_chunks, total_chunks, numbers, digests.reshape(-1, CHUNK_DIGEST_BYTES))
 
 
-def _halves(digests: ChunkDigests) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    words = np.ascontiguousarray(digests).view("<u8").reshape(-1, 2)
-    return words[:, 0].copy(), words[:, 1].copy()
+def _ascend(numbers: Numbers) -> bool:
+    """Whether they do, without repeats."""
+    for first in range(0, len(numbers), PIECE_CHUNKS):
+        # One more, so that neighbours in different pieces are compared.
+        if (np.diff(numbers[first : first + PIECE_CHUNKS + 1]) <= 0).any():
+            return False
+    return True
+
+
+class IndexLookup:
+    """Finds base chunks by their digests, in a scratch file: a base may have millions."""
+
+    def __init__(self, index: DigestIndex, folder: Path) -> None:
+        """Of equal chunks memory is preferred to disk (it is what a running server has mapped), low to high numbers.
+
+        DiskFull when ``folder`` has no room.
+        """
+        self._numbers = index.numbers
+        words, rows = digest_words(index.digests), len(index.numbers)
+        self._table = DigestTable(folder, lambda: words, rows)
+        split = int(np.searchsorted(index.numbers, index.disk_chunks))
+        for part in (range(split, rows), range(split)):
+            for first in range(part.start, part.stop, PIECE_CHUNKS):
+                self._table.add(first, min(PIECE_CHUNKS, part.stop - first))
+
+    def find(self, digests: ChunkDigests) -> Numbers:
+        """A base chunk with each of ``digests`` (n, 16), or -1; shape (n,)."""
+        rows = self._table.find(digest_words(digests))
+        return np.where(rows >= 0, self._numbers[rows], -1) if len(self._numbers) else rows

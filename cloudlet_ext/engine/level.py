@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Protocol
 
 from cloudlet_ext.engine.compression import Content, compress, thread_count
 
@@ -25,7 +26,14 @@ _BUDGET_PER_SEGMENT_S = 0.0025
 """An overlay of 1 GiB of slots may take 2.5 s more: sending it takes minutes on a thin link."""
 
 
-def choose_level(level: int | str, tasks: Sequence[Callable[[], Content]], budget_s: float | None = None) -> int:
+class Tasks(Protocol):
+    """Contents that are made when they are asked for; a list has it."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int, /) -> Callable[[], Content]: ...
+
+
+def choose_level(level: int | str, tasks: Tasks, budget_s: float | None = None) -> int:
     """``level`` if it is a number, else the highest that ``budget_s`` seconds allow for ``tasks``.
 
     All cores are counted on. Without ``budget_s`` it is half a second and 2.5 ms per segment.
@@ -46,7 +54,7 @@ def choose_level(level: int | str, tasks: Sequence[Callable[[], Content]], budge
     return max(fitting, default=1)
 
 
-def _sample_s(tasks: Sequence[Callable[[], Content]]) -> float:
+def _sample_s(tasks: Tasks) -> float:
     """Seconds that one core needs for a task at the sample level: the mean of a few."""
     count = min(_SAMPLES, len(tasks))
     contents = [tasks[len(tasks) * part // count]() for part in range(count)]

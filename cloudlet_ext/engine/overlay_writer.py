@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cloudlet_ext.engine.arrangement import Arrangement, arrange
 from cloudlet_ext.engine.chunks import CHUNK_BYTES, Numbers
 from cloudlet_ext.engine.compression import Content, compress_all
 from cloudlet_ext.engine.container import SegmentSpool, write_container
@@ -22,7 +24,7 @@ from cloudlet_ext.engine.manifest import (
     ORDER,
     SECTIONS,
     SEGMENT_SLOTS,
-    TABLE,
+    SEGMENTS_LIMIT,
     WORKING_SET,
     Manifest,
 )
@@ -31,10 +33,8 @@ from cloudlet_ext.engine.output import atomic_output, no_space_named
 from cloudlet_ext.engine.overlay import OverlayFile, segment_prefix
 from cloudlet_ext.engine.plan import BaseContent, OverlayPlan
 from cloudlet_ext.engine.progress import Progress, no_progress
-from cloudlet_ext.engine.similarity import leaders
 from cloudlet_ext.engine.slots import SlotFile
 from cloudlet_ext.engine.statistics import Statistics
-from cloudlet_ext.engine.table import ChunkKind, ChunkTable
 
 _LARGE_LEVEL = 10
 """Who asks for such a level asks for the smallest file: 4 MiB segments save another 3 % of a numpy
@@ -54,11 +54,57 @@ class OverlaySummary:
 
 @dataclass(frozen=True)
 class _Group:
-    """Slots (final numbers) of one segment."""
+    """Places of the slots of one segment."""
 
     section: str
-    first_slot: int
+    first: int
     slots: int
+
+
+class _Groups:
+    """Segments of at most ``most`` slots; those of the working set are small, to come soon. Made when asked for."""
+
+    def __init__(self, edges: tuple[int, int, int, int], most: int) -> None:
+        self._parts: list[tuple[int, str, int, int, int]] = []
+        count = 0
+        for section, first, end in zip(SECTIONS, edges[:-1], edges[1:], strict=True):
+            size = SEGMENT_SLOTS if section == WORKING_SET else most
+            self._parts.append((count, section, first, end, size))
+            count += -(-(end - first) // size)
+        self._count = count
+        self.is_large = most > SEGMENT_SLOTS
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[_Group]:
+        return (self[number] for number in range(self._count))
+
+    def __getitem__(self, number: int) -> _Group:
+        before, section, first, end, size = next(part for part in reversed(self._parts) if part[0] <= number)
+        at = first + (number - before) * size
+        return _Group(section, at, min(size, end - at))
+
+
+class _Tasks:
+    """What there is to compress, segment by segment; made when asked for."""
+
+    def __init__(self, groups: _Groups, plan: OverlayPlan, arranged: Arrangement) -> None:
+        self._groups, self._plan, self._arranged = groups, plan, arranged
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[Callable[[], Content]]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> Callable[[], Content]:
+        return partial(self._content, self._groups[number])
+
+    def _content(self, group: _Group) -> Content:
+        places = slice(group.first, group.first + group.slots)
+        prefix = segment_prefix(self._arranged.homes[places], self._plan.base)
+        return Content(self._plan.slots.read(self._arranged.slots[places]).tobytes(), prefix)
 
 
 def write_overlay(
@@ -75,24 +121,22 @@ def write_overlay(
     """Write ``plan`` to the file ``out``.
 
     ``level``: 1 to 19 or "auto"; ``order``: the working set, if one was recorded. Nothing is left
-    behind on failure. Raises OutputExists, OutputBusy, DiskFull.
+    behind on failure. Raises OutputExists, OutputBusy, DiskFull; TooLarge, if no reader would take it.
+
+    It takes 250 MB of memory, whatever the size of the plan.
     """
     order = np.empty(0, dtype=np.int64) if order is None else order
-    slot_at, edges = _arrange(plan, order)
-    moved = np.empty_like(slot_at)
-    moved[slot_at] = np.arange(len(slot_at))
-    table = plan.table.with_slots(moved)
-    large = level != AUTO and int(level) >= _LARGE_LEVEL
-    groups = _groups(edges, LARGE_SEGMENT_SLOTS if large else SEGMENT_SLOTS)
-    tasks = [_task(group, slot_at, plan, table) for group in groups]
     with atomic_output(out, replace) as fd, no_space_named(out), SegmentSpool(out) as spool:
+        arranged = arrange(plan, order)
+        groups = _grouped(arranged, level)
+        tasks = _Tasks(groups, plan, arranged)
         chosen = choose_level(level, tasks)
-        spool.add_content(TABLE, table.encode(), max(chosen, 9))
+        spool.add_table(arranged.table, max(chosen, 9), plan.slots.folder)
         spool.add_content(DEVICE, device_state, chosen)
         if len(order):
             spool.add_content(ORDER, encode_order(order), max(chosen, 9))
         done = 0
-        frames = compress_all(tasks, chosen, large)
+        frames = compress_all(tasks, chosen, groups.is_large)
         for group, (content, stored) in zip(groups, frames, strict=True):
             has_prefix = bool(content.prefix)
             spool.add(CHUNKS, stored, len(content.data), group.section, group.slots, has_prefix)
@@ -102,6 +146,15 @@ def write_overlay(
         header = write_container(fd, OVERLAY, manifest, spool)
         file_bytes = HEADER_BYTES + header.manifest_stored_bytes + spool.stored_bytes
     return OverlaySummary(out, header.manifest_digest.hex(), file_bytes, chosen, plan.statistics)
+
+
+def _grouped(arranged: Arrangement, level: int | str) -> _Groups:
+    """Large segments for who asks for the smallest file, or where small ones would be too many."""
+    if level == AUTO or int(level) < _LARGE_LEVEL:
+        groups = _Groups(arranged.edges, SEGMENT_SLOTS)
+        if len(groups) <= SEGMENTS_LIMIT // 2:
+            return groups
+    return _Groups(arranged.edges, LARGE_SEGMENT_SLOTS)
 
 
 def reorder_overlay(
@@ -134,43 +187,3 @@ def reorder_overlay(
             replace=replace,
             progress=progress,
         )
-
-
-def _arrange(plan: OverlayPlan, order: Numbers) -> tuple[Numbers, list[int]]:
-    """Old slot at each new slot, shape (slots,), and where the sections begin and end.
-
-    The working set by rank; then by home, each chunk next to the one of lowest home that it
-    resembles.
-    """
-    table, disk_chunks = plan.table, plan.base.layout.disk_chunks
-    homes = table.homes.of(np.arange(table.slots))
-    by_home = np.argsort(homes, kind="stable")
-    lead = np.empty_like(by_home)
-    lead[by_home] = by_home[leaders(len(by_home), lambda numbers: plan.slots.read(by_home[numbers]))]
-    beside = homes[lead]
-    last = np.iinfo(np.int64).max
-    ranks = np.full(table.slots, last)
-    kinds, sources = table.lookup(order)
-    needed = np.flatnonzero(kinds == ChunkKind.STORED)
-    np.minimum.at(ranks, sources[needed], needed)
-    section = np.where(ranks < last, 0, np.where(beside < disk_chunks, 1, 2))
-    slot_at = np.lexsort((homes, beside, ranks, section))
-    return slot_at, np.searchsorted(section[slot_at], [0, 1, 2, 3]).tolist()
-
-
-def _groups(edges: list[int], most: int) -> list[_Group]:
-    """Segments of at most ``most`` slots; those of the working set are small, to come soon."""
-    groups: list[_Group] = []
-    for section, first, end in zip(SECTIONS, edges[:-1], edges[1:], strict=True):
-        size = SEGMENT_SLOTS if section == WORKING_SET else most
-        groups += [_Group(section, at, min(size, end - at)) for at in range(first, end, size)]
-    return groups
-
-
-def _task(group: _Group, slot_at: Numbers, plan: OverlayPlan, table: ChunkTable) -> Callable[[], Content]:
-    def content() -> Content:
-        slots = slot_at[group.first_slot : group.first_slot + group.slots]
-        homes = table.homes.of(np.arange(group.first_slot, group.first_slot + group.slots))
-        return Content(plan.slots.read(slots).tobytes(), segment_prefix(homes, plan.base))
-
-    return content

@@ -11,7 +11,12 @@ from cloudlet_ext.engine.chunks import Numbers
 
 def planes(column: NDArray[np.int64] | NDArray[np.uint64]) -> bytes:
     """The lowest bytes of all numbers (8 bytes each), then all second bytes, and so on."""
-    return column.astype("<u8").view(np.uint8).reshape(-1, 8).T.tobytes()
+    return byte_planes(column).tobytes()
+
+
+def byte_planes(column: NDArray[np.int64] | NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """The same as an array, shape (8, n)."""
+    return column.astype("<u8").view(np.uint8).reshape(-1, 8).T
 
 
 def from_planes(data: bytes, offset: int, count: int) -> NDArray[np.uint64]:

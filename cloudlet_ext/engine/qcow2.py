@@ -218,6 +218,16 @@ class Qcow2Layers:
         the topmost."""
         return _joined(self.spans())
 
+    @property
+    def count(self) -> int:
+        """How many they are. With spans() and reader the layers are a plan's changes."""
+        return sum(len(numbers) for numbers, _ in self.spans())
+
+    @property
+    def reader(self) -> Qcow2Layers:
+        """Gives their content."""
+        return self
+
     def spans(self) -> Iterator[Span]:
         """The same, at most PIECE_CHUNKS (and the rest of a cluster) at a time."""
         step = _step(self.layers)

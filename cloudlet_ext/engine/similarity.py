@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +45,21 @@ _LARGEST_GROUP = 256
 
 _PAIRS_LIMIT = 100_000
 
+_TASKS = 1024
+"""Parts that the chunks are divided into for the threads, if there are so many."""
 
-def leaders(count: int, read: Callable[[Numbers], Chunks]) -> Numbers:
-    """For each of ``count`` chunks the lowest number in its group of similar ones (its own if it is
-    like no other), shape (count,).
+
+@dataclass(frozen=True)
+class Groups:
+    """Chunks that are like one of lower number: ``members``, ascending, and the lowest of the group that each is in:
+    ``leads``; shape (n,), at most twice _PAIRS_LIMIT."""
+
+    members: Numbers
+    leads: Numbers
+
+
+def similar(count: int, read: Callable[[Numbers], Chunks]) -> Groups:
+    """Find the similar ones among ``count`` chunks.
 
     ``read(numbers)`` gives contents; it is called by several threads, 1 MiB at a time.
     """
@@ -63,20 +75,34 @@ def leaders(count: int, read: Callable[[Numbers], Chunks]) -> Numbers:
 
 def _samples(count: int, read: Callable[[Numbers], Chunks], bits: int) -> tuple[Words, Numbers]:
     """Words of which the hash begins with ``bits`` zero bits, hashed, and the chunks they are in."""
-    shift = np.uint64(64 - bits)
+    # Of ordinary content half as many are picked.
+    most = max(2 * SPAN_CHUNKS * CHUNK_BYTES // 8 >> bits, 1)
 
-    def span(first: int) -> tuple[Words, Numbers]:
-        numbers = np.arange(first, min(first + SPAN_CHUNKS, count), dtype=np.int64)
-        words = read(numbers).view(np.uint64).reshape(-1)
-        hashed = words * _MULTIPLIER
-        picked = np.flatnonzero((hashed >> shift == 0) & (words != 0))
-        return hashed[picked], first + picked // (CHUNK_BYTES // 8)
+    def part(first: int) -> tuple[Words, Numbers]:
+        spans = range(first, min(first + step, count), SPAN_CHUNKS)
+        pieces = [_picked(np.arange(at, min(at + SPAN_CHUNKS, count)), read, bits, most) for at in spans]
+        return np.concatenate([piece[0] for piece in pieces]), np.concatenate([piece[1] for piece in pieces])
 
+    step = max(1, -(-count // (_TASKS * SPAN_CHUNKS))) * SPAN_CHUNKS
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="similarity") as pool:
-        parts = list(pool.map(span, range(0, count, SPAN_CHUNKS)))
+        parts = list(pool.map(part, range(0, count, step)))
     empty = np.empty(0, dtype=np.int64)
     words = np.concatenate([empty.view(np.uint64), *(part[0] for part in parts)])
     return words, np.concatenate([empty, *(part[1] for part in parts)])
+
+
+def _picked(chunks: Numbers, read: Callable[[Numbers], Chunks], bits: int, most: int) -> tuple[Words, Numbers]:
+    """At most ``most`` samples of a span of ``chunks``."""
+    words = read(chunks).view(np.uint64).reshape(-1)
+    hashed = words * _MULTIPLIER
+    picked = np.flatnonzero((hashed >> np.uint64(64 - bits) == 0) & (words != 0))
+    words, numbers = hashed[picked], chunks[0] + picked // (CHUNK_BYTES // 8)
+    if len(picked) > most:
+        # A filling that happens to be picked, wherever it is: once in a row is enough.
+        fresh = np.ones(len(words), dtype=bool)
+        fresh[1:] = (words[1:] != words[:-1]) | (numbers[1:] != numbers[:-1])
+        words, numbers = words[fresh][:most], numbers[fresh][:most]
+    return words, numbers
 
 
 def _pairs(words: Words, numbers: Numbers, count: int) -> tuple[Numbers, Numbers]:
@@ -99,20 +125,22 @@ def _pairs(words: Words, numbers: Numbers, count: int) -> tuple[Numbers, Numbers
     return np.unique(np.concatenate(found), return_counts=True)
 
 
-def _grouped(count: int, pairs: Numbers) -> Numbers:
-    """Join ``pairs``, the strongest first, to groups of bounded size; give each chunk's lowest."""
-    parent = list(range(count))
-    size = [1] * count
+def _grouped(count: int, pairs: Numbers) -> Groups:
+    """Join ``pairs``, the strongest first, to groups of bounded size."""
+    parent: dict[int, int] = {}
+    size: dict[int, int] = {}
 
     def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
+        while (above := parent.get(number, number)) != number:
+            parent[number] = number = parent.get(above, above)
         return number
 
     for pair in pairs.tolist():
         low, high = sorted((root(pair // count), root(pair % count)))
-        if low != high and size[low] + size[high] <= _LARGEST_GROUP:
+        together = size.get(low, 1) + size.get(high, 1)
+        if low != high and together <= _LARGEST_GROUP:
             parent[high] = low
-            size[low] += size[high]
-    return np.array([root(number) for number in range(count)], dtype=np.int64)
+            size[low] = together
+    members = sorted(parent)
+    leads = [root(number) for number in members]
+    return Groups(np.array(members, dtype=np.int64), np.array(leads, dtype=np.int64))

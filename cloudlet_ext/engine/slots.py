@@ -17,7 +17,7 @@ class SlotFile:
     """Chunks by slot, in a file without a name in ``folder``: gone with the process."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
         self._map: mmap.mmap | None = None
         self._chunks: Chunks = np.empty((0, CHUNK_BYTES), dtype=np.uint8)
@@ -26,7 +26,7 @@ class SlotFile:
     def append(self, chunks: Chunks) -> int:
         """Add ``chunks`` (n, 4096) and give the slot of the first; DiskFull without room."""
         first = self.slots
-        with no_space_named(self._folder):
+        with no_space_named(self.folder):
             write_all(self._file.fileno(), np.ascontiguousarray(chunks).reshape(-1).data)
         self.slots += len(chunks)
         return first

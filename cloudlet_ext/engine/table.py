@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cloudlet_ext.engine.chunks import PIECE_CHUNKS, PIECE_RUNS, Numbers
 from cloudlet_ext.engine.homes import Homes
-from cloudlet_ext.engine.planes import planes, zigzag
+from cloudlet_ext.engine.planes import byte_planes, zigzag
 
 ENTRY_BYTES = 25
 """Bytes of an entry before compression: start gap, count, source step (8 each) and kind (1)."""
@@ -157,20 +157,47 @@ class ChunkTable:
         )
         return Homes(starts, counts, sources)
 
-    def with_slots(self, moved: Numbers) -> ChunkTable:
-        """The same content with slot ``i`` renumbered to ``moved[i]`` (a permutation)."""
-        numbers, kinds, sources = self.expand()
-        stored = kinds == ChunkKind.STORED
-        sources[stored] = moved[sources[stored]]
-        return ChunkTable.from_arrays(numbers, kinds, sources)
+    @property
+    def encoded_bytes(self) -> int:
+        """Size of what encode() gives."""
+        return COUNT_BYTES + ENTRY_BYTES * self.entries
 
     def encode(self) -> bytes:
         """Count of entries, then columns: start gaps, counts, kinds, source steps."""
-        gaps = np.diff(self.starts, prepend=0)
-        gaps[1:] -= self.counts[:-1]
-        steps = zigzag(self.sources - _predicted(self.kinds, self.sources, self.counts))
-        columns = (planes(gaps), planes(self.counts), self.kinds.tobytes(), planes(steps))
-        return self.entries.to_bytes(COUNT_BYTES, "little") + b"".join(columns)
+        out = np.empty(self.encoded_bytes, dtype=np.uint8)
+        self.encode_into(out)
+        return out.tobytes()
+
+    def encode_into(self, out: NDArray[np.uint8]) -> None:
+        """The same to an array of ``encoded_bytes``, some entries at a time."""
+        count = self.entries
+        out[:COUNT_BYTES] = np.frombuffer(count.to_bytes(COUNT_BYTES, "little"), dtype=np.uint8)
+        columns = out[COUNT_BYTES:].reshape(ENTRY_BYTES, count)
+        end, ends = 0, {ChunkKind.BASE: 0, ChunkKind.STORED: 0}
+        at = 0
+        for part in self.parts():
+            rows = slice(at, at + part.entries)
+            before = part.starts + part.counts
+            gaps = part.starts - np.concatenate(([end], before[:-1]))
+            end, at = int(before[-1]), at + part.entries
+            columns[:8, rows] = byte_planes(gaps)
+            columns[8:16, rows] = byte_planes(part.counts)
+            columns[16, rows] = part.kinds
+            columns[17:, rows] = byte_planes(zigzag(part.sources - part.predicted(ends)))
+
+    def predicted(self, ends: dict[ChunkKind, int]) -> Numbers:
+        """For every entry the source that would continue the entry of the same kind before it.
+
+        ``ends`` says, by kind, where the part of the table before this one ends, and is told where this one does.
+        """
+        predicted = np.zeros(self.entries, dtype=np.int64)
+        for kind, end in ends.items():
+            at = np.flatnonzero(self.kinds == kind)
+            if len(at):
+                following = self.sources[at] + self.counts[at]
+                predicted[at] = np.concatenate(([end], following[:-1]))
+                ends[kind] = int(following[-1])
+        return predicted
 
 
 def encoded_bytes_limit(total_chunks: int) -> int:
@@ -186,12 +213,3 @@ def _expanded(starts: Numbers, counts: Numbers, kinds: Kinds, sources: Numbers) 
         repeated,
         np.where(repeated == ChunkKind.ZERO, 0, np.repeat(sources, counts) + inner),
     )
-
-
-def _predicted(kinds: Kinds, sources: Numbers, counts: Numbers) -> Numbers:
-    """For every entry the source that would continue the entry of the same kind before it."""
-    predicted = np.zeros(len(kinds), dtype=np.int64)
-    for kind in (ChunkKind.BASE, ChunkKind.STORED):
-        at = np.flatnonzero(kinds == kind)
-        predicted[at[1:]] = (sources + counts)[at[:-1]]
-    return predicted

@@ -92,7 +92,7 @@ def _unused_slot(table: ChunkTable, slots: int) -> int | None:
 
 
 def _sources(kinds: Kinds, steps: Numbers, counts: Numbers) -> Numbers:
-    """Undo _predicted: each step is added to the end of the entry of the same kind before it."""
+    """Undo ChunkTable.predicted(): each step is added to the end of the entry of the same kind before it."""
     sources = np.where(kinds == ChunkKind.ZERO, steps, 0)
     for kind in (ChunkKind.BASE, ChunkKind.STORED):
         at = np.flatnonzero(kinds == kind)

@@ -109,7 +109,7 @@ def test_damaged_parts_are_not_used(folder: Path) -> None:
         with pytest.raises(Damaged):
             base.load_device()
         with pytest.raises(Damaged):
-            base.index.lookup(np.zeros((1, 16), dtype=np.uint8))
+            base.index.covers(np.zeros(1, dtype=np.int64))
 
 
 def test_a_changed_page_of_memory_is_named(folder: Path) -> None:

@@ -273,7 +273,7 @@ def test_a_disk_over_another_image_is_refused(sample, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["pages"]
 
 
-def test_what_no_reader_would_take_is_not_written(sample, tmp_path: Path) -> None:
+def test_what_no_reader_would_take_is_not_written(sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with sample.plan(tmp_path) as plan:
         for machine, device, what in (
             ({"a": "x" * (1 << 20)}, b"", "1048584 bytes of machine description, and at most 1048576"),
@@ -281,6 +281,9 @@ def test_what_no_reader_would_take_is_not_written(sample, tmp_path: Path) -> Non
         ):
             with pytest.raises(TooLarge, match=what):
                 write_overlay(tmp_path / "overlay", plan, machine, device, level=1)
+        monkeypatch.setattr("cloudlet_ext.engine.container.RUNS_LIMIT", 2)
+        with pytest.raises(TooLarge, match=r"\d+ runs in its chunk table, and at most 2"):
+            write_overlay(tmp_path / "overlay", plan, {}, b"", level=1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ from cloudlet_ext.engine.errors import (
     UnsupportedVersion,
     WrongMagic,
 )
-from cloudlet_ext.engine.index import DigestIndex, open_index
+from cloudlet_ext.engine.index import DigestIndex, IndexLookup, open_index
 
 
 def small_index() -> DigestIndex:
@@ -26,12 +26,12 @@ def small_index() -> DigestIndex:
     return DigestIndex(10, 30, np.array([0, 3, 4, 9, 12, 15, 20, 29]), chunk_digests(chunks))
 
 
-def test_memory_is_preferred_to_disk_and_low_to_high() -> None:
+def test_memory_is_preferred_to_disk_and_low_to_high(tmp_path: Path) -> None:
     index = small_index()
-    assert index.lookup(index.digests).tolist() == [0, 15, 4, 9, 12, 15, 20, 29]
+    assert IndexLookup(index, tmp_path).find(index.digests).tolist() == [0, 15, 4, 9, 12, 15, 20, 29]
 
 
-def test_unknown_digests_are_not_found() -> None:
+def test_unknown_digests_are_not_found(tmp_path: Path) -> None:
     index = small_index()
     unknown = np.random.default_rng(0).integers(0, 256, (50, 16), dtype=np.uint8)
     # Known in one half only.
@@ -39,20 +39,20 @@ def test_unknown_digests_are_not_found() -> None:
     unknown[1, 8:] = index.digests[2, 8:]
     unknown[2] = 255
     unknown[3] = 0
-    assert (index.lookup(unknown) == -1).all()
+    assert (IndexLookup(index, tmp_path).find(unknown) == -1).all()
 
 
-def test_digests_with_equal_halves_are_told_apart() -> None:
+def test_digests_with_equal_halves_are_told_apart(tmp_path: Path) -> None:
     digests = np.zeros((300, 16), dtype=np.uint8)
     digests[:, 12] = np.arange(300) % 256
     digests[:, 13] = np.arange(300) // 256
     index = DigestIndex(0, 300, np.arange(300), digests)
-    assert index.lookup(digests).tolist() == list(range(300))
+    assert IndexLookup(index, tmp_path).find(digests).tolist() == list(range(300))
 
 
-def test_an_empty_index_finds_nothing() -> None:
+def test_an_empty_index_finds_nothing(tmp_path: Path) -> None:
     index = DigestIndex(0, 5, np.empty(0, dtype=np.int64), np.empty((0, 16), dtype=np.uint8))
-    assert index.lookup(np.zeros((3, 16), dtype=np.uint8)).tolist() == [-1] * 3
+    assert IndexLookup(index, tmp_path).find(np.zeros((3, 16), dtype=np.uint8)).tolist() == [-1] * 3
     assert not index.covers(np.arange(5)).any()
 
 

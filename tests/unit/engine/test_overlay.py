@@ -94,6 +94,21 @@ def test_segments_are_large_where_the_smallest_file_is_asked_for(sample, tmp_pat
         assert (sample.applied(overlay) == sample.target).all()
 
 
+def test_where_small_segments_would_be_too_many_they_are_large(
+    make_sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout((Region("disk", "disk", 3), Region("ram", "memory", 700)))
+    target = np.random.default_rng(5).integers(1, 256, (703, CHUNK_BYTES), dtype=np.uint8)
+    one = make_sample(tmp_path / "base", layout, np.zeros_like(target), target)
+    with one.base:
+        for limit, sizes in ((300_000, [256, 256, 188]), (7, [700])):
+            monkeypatch.setattr("cloudlet_ext.engine.overlay_writer.SEGMENTS_LIMIT", limit)
+            one.write(tmp_path / "overlay", level=1, replace=True)
+            overlay = one.open(tmp_path / "overlay")
+            assert [part.slots for part in overlay.chunk_segments if part.section == MEMORY] == sizes
+            assert (one.applied(overlay) == target).all()
+
+
 def test_the_same_plan_gives_the_same_file(sample, tmp_path: Path) -> None:
     for name in ("one", "two"):
         sample.write(tmp_path / name, level=3)

@@ -13,6 +13,7 @@ from cloudlet_ext.engine.digest import chunk_digests
 from cloudlet_ext.engine.index import DigestIndex
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.plan import Changes, plan_overlay
+from cloudlet_ext.engine.qcow2 import Qcow2Image, Qcow2Layers, Qcow2Writer
 from cloudlet_ext.engine.statistics import ChunkClass, class_counts
 from cloudlet_ext.engine.table import ChunkKind
 
@@ -130,6 +131,26 @@ def test_chunk_numbers_must_ascend(sample, tmp_path: Path) -> None:
     memory = Changes(np.array([400]), np.zeros(1, dtype=bool), Reader(sample.target))
     with pytest.raises(ValueError, match="ascend"):
         plan_overlay(sample.base, disk, memory, tmp_path)
+
+
+def test_layers_are_changes_as_they_are(sample, tmp_path: Path) -> None:
+    """Without arrays as long as there are chunks."""
+    disk_chunks = sample.layout.disk_chunks
+    changed = np.flatnonzero((sample.content != sample.target).any(axis=1)[:disk_chunks])
+    path = tmp_path / "layer"
+    with Qcow2Writer.create(path, sample.layout.disk_bytes, "base", fill=sample.base) as writer:
+        writer.write(changed, sample.target[changed])
+    with Qcow2Image.open(path) as image:
+        layers = Qcow2Layers([image])
+        numbers, zero = layers.changed()
+        assert layers.count == len(numbers) > len(changed)
+        with (
+            plan_overlay(sample.base, layers, NOTHING, tmp_path) as plan,
+            plan_overlay(sample.base, Changes(numbers, zero, layers), NOTHING, tmp_path) as again,
+        ):
+            assert plan.table.encode() == again.table.encode()
+            assert plan.table.lookup(changed)[0].all()
+            assert plan.table.chunks == len(changed)
 
 
 def test_progress_counts_all_bytes(sample, tmp_path: Path) -> None:

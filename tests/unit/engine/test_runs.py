@@ -16,6 +16,7 @@ from cloudlet_ext.engine.layout import Layout, Region
 from cloudlet_ext.engine.map_cells import CellClass, census_of
 from cloudlet_ext.engine.statistics import ChunkClass, class_counts, count_classes
 from cloudlet_ext.engine.table import ChunkKind, ChunkTable
+from cloudlet_ext.engine.table_decoder import decode_table
 
 DISK, MEMORY = 60, 140
 LAYOUT = Layout((Region("disk", "disk", DISK), Region("ram", "memory", MEMORY)))
@@ -142,6 +143,23 @@ def test_homes_are_the_lowest_however_runs_overlap(table: ChunkTable) -> None:
     runs = [rows_of(run) for run in table.homes.runs()]
     told = [start + inner for run in runs for start, count in run for inner in range(count)]
     assert sorted(told) == sorted(homes.values())
+
+
+@given(tables, st.integers(1, 9))
+def test_tables_in_parts_are_the_same(table: ChunkTable, runs: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        whole = (table.encode(), ChunkTable(table.starts, table.counts, table.kinds, table.sources).slots)
+        patch.setattr("cloudlet_ext.engine.table.PIECE_RUNS", runs)
+        patch.setattr("cloudlet_ext.engine.homes.PIECE_RUNS", runs)
+        parts = ChunkTable(table.starts, table.counts, table.kinds, table.sources)
+        assert (parts.encode(), parts.slots) == whole
+        decoded = decode_table(whole[0], TOTAL, whole[1], "file")
+        assert single(decoded) == single(table)
+        counts = [parts.count(kind) for kind in (ChunkKind.ZERO, ChunkKind.BASE, ChunkKind.STORED)]
+        assert counts == [sum(row[1] == kind for row in single(table)) for kind in (1, 2, 3)]
+        edges = np.array([0, 50, TOTAL])
+        by_parts = class_counts(parts, LAYOUT, edges).tolist()
+    assert by_parts == class_counts(table, LAYOUT, edges).tolist()
 
 
 def test_homes_of_runs_that_lie_within_each_other() -> None:

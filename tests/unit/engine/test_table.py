@@ -73,15 +73,6 @@ def test_the_home_of_a_slot_is_its_lowest_chunk(kinds: list[int], seed: int) -> 
     assert [start + inner for run in told for start, count in run for inner in range(count)] == sorted(expected)
 
 
-@given(kinds_of_chunks, st.integers(0, 100))
-def test_renumbered_slots_describe_the_same(kinds: list[int], seed: int) -> None:
-    numbers, named, sources, slots = table_of(kinds, seed)
-    moved = np.random.default_rng(seed).permutation(slots)
-    table = ChunkTable.from_arrays(numbers, named, sources).with_slots(moved)
-    _, _, found = table.expand(ChunkKind.STORED)
-    assert np.array_equal(found, moved[sources[named == ChunkKind.STORED]])
-
-
 def test_runs_are_joined() -> None:
     numbers = np.arange(100, 200)
     kinds = np.repeat(np.array([1, 2, 3, 2], dtype=np.uint8), 25)
