@@ -110,8 +110,13 @@ def test_the_guest_went_away_before_it_was_talked_to(tiny: str, start: Start) ->
     """Between the look whether it runs and the opening of its console."""
     guest = start(tiny, "left")
     guest.process.kill()
-    with open(os.devnull, "r+b") as nothing:
-        assert server_console._talk(guest, nothing.fileno(), nothing.fileno()) is False
+    keys, _ = pipe = os.pipe()
+    try:
+        with open(os.devnull, "wb") as screen:
+            assert server_console._talk(guest, keys, screen.fileno()) is False
+    finally:
+        for descriptor in pipe:
+            os.close(descriptor)
 
 
 def test_the_terminal_goes_away(tiny: str, start: Start, home: Home) -> None:
