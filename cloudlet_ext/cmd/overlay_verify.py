@@ -29,6 +29,7 @@ def run(call: Call) -> Outcome:
     from cloudlet_ext.engine import signature
     from cloudlet_ext.engine.overlay import OverlayFile
     from cloudlet_ext.engine.source import open_source
+    from cloudlet_ext.hypervisor.likeness import same_machine
     from cloudlet_ext.worker.errors import BaseMissing
 
     given = call.arguments
@@ -44,6 +45,7 @@ def run(call: Call) -> Outcome:
             overlay.verify(None, call.report.progress)
         else:
             with base:
+                overlay.check_fit(base, same_machine)
                 overlay.verify(base, call.report.progress)
     finally:
         source.close()

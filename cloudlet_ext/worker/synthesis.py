@@ -170,7 +170,8 @@ def prepare(
     guest: Guest,
     own_state: Callable[[DeviceState], DeviceState],
 ) -> Arrival:
-    """Fetch what comes before the chunks, and make room for these."""
+    """Fetch what comes before the chunks, and make room for these; ``WrongLayout`` when base and overlay do not fit."""
+    overlay.check_layout(base.layout)
     table = overlay.load_table()
     state = DeviceState.decode(overlay.load_device())
     store = SlotStore(scratch, overlay.chunk_segments)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cloudlet_ext.cmd.cloudlet import main
 from cloudlet_ext.engine import errors as engine_errors
 from cloudlet_ext.engine.chunks import CHUNK_BYTES
 from cloudlet_ext.engine.file_source import FileSource
@@ -94,6 +95,16 @@ def test_an_overlay_of_another_machine(
     assert caught.value.exit_code == 5
     assert f"{field} is {value}, expected {mine}" in str(caught.value)
     assert server.names(home) == []
+
+
+def test_verification_sees_another_machine(
+    home: Home, overlay: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDLET_HOME", str(home.path))
+    assert main(["overlay", "verify", str(overlay)]) == 0
+    other = written_again(home, overlay, tmp_path / "other", vcpus=2)
+    assert main(["overlay", "verify", str(other)]) == 5
+    assert "vcpus is 2, expected 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("field", "value"), [("colour", "red"), ("mac", "::"), ("vcpus", "many")])
