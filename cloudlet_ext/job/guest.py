@@ -39,6 +39,13 @@ class DomainGuest:
         """The machine that the guest sees."""
         return replace(domain_xml.describe(self.description), agent=self.has_agent())
 
+    def runs(self) -> bool:
+        """Whether it neither stands still nor has ended."""
+        try:
+            return bool(self.handle.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
+        except libvirt.libvirtError:
+            return False
+
     def has_agent(self) -> bool:
         """Whether a guest agent answers, now."""
         try:

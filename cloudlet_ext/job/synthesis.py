@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ from cloudlet_ext.worker.synthesis import prepare
 
 _DOMAIN_TIMEOUT_S = 300.0
 _LOAD_TIMEOUT_S = 60.0
+_POLL_S = 0.02
 _NAMES = {RAM_ID: MAPPED_RAM}
 
 
@@ -257,8 +259,23 @@ def _load(place: _Place, guest: DomainGuest, state: DeviceState, changes: Any) -
         raise
 
 
+def _await_running(guest: DomainGuest) -> None:
+    """Wait until nova-compute lets it run: a guest that stands still gives up no network card.
+
+    libvirt would wait for the card for five seconds, and hold up all else.
+    """
+    deadline = time.monotonic() + _DOMAIN_TIMEOUT_S
+    while not guest.runs():
+        if guest.process.ended(0.0):
+            raise guest.process.died("it was about to run")
+        if time.monotonic() > deadline:
+            raise errors.NoAnswer(what="the guest to be let run")
+        time.sleep(_POLL_S)
+
+
 def _personalise(place: _Place, guest: DomainGuest, machine: DomainMachine) -> dict[str, Any]:
     place.report.stage("personalise")
+    _await_running(guest)
     result = personal.personalise(guest, machine, place.job["macs"])
     place.report.note(result.reason or "clock and addresses were set")
     return {"personal": {"clock": result.clock, "address": result.address, "reason": result.reason}}
