@@ -13,6 +13,8 @@ _LIBVIRT = "libvirt"
 
 def same_machine(expected: dict[str, Any], found: dict[str, Any]) -> None:
     """:class:`errors.MachineMismatch` with both values, :class:`errors.BadMachine`; what a base and an overlay tell."""
+    if expected == found:
+        return
     what = "The overlay does not fit its base"
     if expected.get("kind") == _LIBVIRT:
         DomainMachine.from_dict(expected).require_same(DomainMachine.from_dict(found), what)
