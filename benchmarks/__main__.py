@@ -7,7 +7,6 @@ import argparse
 import shutil
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -15,6 +14,7 @@ from typing import Any
 
 from benchmarks import bases, facts, plots, report
 from benchmarks.arguments import output_file
+from benchmarks.attempt import attempt
 from benchmarks.bench import WORK, Bench, SetupFailed, opened
 from benchmarks.figures import FIGURES, Figure
 from benchmarks.prepared import Wanted, prepare
@@ -48,17 +48,6 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _attempt(bench: Bench, what: str, action: Callable[[], None]) -> None:
-    """One failure does not end the run, but is told."""
-    try:
-        action()
-    except Exception as failure:  # noqa: BLE001 - the border of one measurement
-        traceback.print_exc()
-        first = (str(failure).strip().splitlines() or [""])[-1]
-        bench.failures.append(f"{what}: {type(failure).__name__}: {first}")
-        bench.say(f"{what} FAILED: {first}")
-
-
 def _measure_workload(bench: Bench, name: str, figures: list[Figure]) -> None:
     asked = {figure.name for figure in figures}
     wanted = Wanted(
@@ -69,7 +58,7 @@ def _measure_workload(bench: Bench, name: str, figures: list[Figure]) -> None:
     )
     made = prepare(bench, name, wanted)
     for figure in figures:
-        _attempt(bench, f"{figure.title} at {name}", lambda figure=figure: figure.workload(bench, made))  # type: ignore[misc]
+        attempt(bench, f"{figure.title} at {name}", lambda figure=figure: figure.workload(bench, made))  # type: ignore[misc]
 
 
 def measure(bench: Bench) -> None:
@@ -77,11 +66,11 @@ def measure(bench: Bench) -> None:
     figures = [FIGURES[name]() for name in bench.figures]
     if any(figure.name in _WORKLOAD_FIGURES for figure in figures):
         for name in bench.workloads:
-            _attempt(bench, name, lambda name=name: _measure_workload(bench, name, figures))  # type: ignore[misc]
+            attempt(bench, name, lambda name=name: _measure_workload(bench, name, figures))  # type: ignore[misc]
     for figure in figures:
-        _attempt(bench, figure.title, lambda figure=figure: figure.measure(bench))  # type: ignore[misc]
+        attempt(bench, figure.title, lambda figure=figure: figure.measure(bench))  # type: ignore[misc]
     for figure in figures:
-        _attempt(bench, f"judging {figure.title}", lambda figure=figure: figure.judge(bench))  # type: ignore[misc]
+        attempt(bench, f"judging {figure.title}", lambda figure=figure: figure.judge(bench))  # type: ignore[misc]
 
 
 def _publish(bench: Bench, known: dict[str, Any], folder: Path, json_file: Path | None) -> None:

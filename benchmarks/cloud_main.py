@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks import cloud_figures as figures
 from benchmarks import cloud_judge, cloud_plot
+from benchmarks.attempt import attempt
 from benchmarks.bench import WORK, SetupFailed
 from benchmarks.cloud_bench import CloudBench
 from benchmarks.cloud_probe import Prober
@@ -116,25 +117,14 @@ def opened(name: str, quick: bool) -> Iterator[CloudBench]:
             bench.clean()
 
 
-def _attempt(bench: CloudBench, what: str, action: Callable[[], None]) -> None:
-    """One failure does not end the run, but is told."""
-    try:
-        action()
-    except Exception as failure:  # noqa: BLE001 - the border of one measurement
-        traceback.print_exc()
-        first = (str(failure).strip().splitlines() or [""])[-1]
-        bench.failures.append(f"{what}: {type(failure).__name__}: {first}")
-        bench.say(f"{what} FAILED: {first}")
-
-
 def measure(bench: CloudBench) -> None:
     """Everything."""
     made = figures.prepare(bench)
-    _attempt(bench, "ordinary starts", lambda: figures.ordinary_starts(bench, made))
+    attempt(bench, "ordinary starts", lambda: figures.ordinary_starts(bench, made))
     for placement in figures.PLACEMENTS:
-        _attempt(bench, figures.synthesis(placement), lambda one=placement: figures.syntheses(bench, made, one))  # type: ignore[misc]
-    _attempt(bench, "resume by size", lambda: figures.sizes(bench))
-    _attempt(bench, "density", lambda: figures.density(bench, made))
+        attempt(bench, figures.synthesis(placement), lambda one=placement: figures.syntheses(bench, made, one))  # type: ignore[misc]
+    attempt(bench, "resume by size", lambda: figures.sizes(bench))
+    attempt(bench, "density", lambda: figures.density(bench, made))
 
 
 def _measure_all(bench: CloudBench) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """BaseCache: the bases that a compute host has, by identity, fetched once and shared by all operations.
 
-``BASE_ID/`` is a base directory of the engine; ``BASE_ID.images`` names the images it came from; ``BASE_ID.lock`` is
-held shared by whoever uses the base and exclusively by whoever fetches or removes it. The time of the lock file is that
-of the last use.
+``BASE_ID/`` is a base directory of the engine; ``BASE_ID.verified`` tells in which state its files were verified last;
+``BASE_ID.lock`` is held shared by whoever uses the base and exclusively by whoever fetches or removes it. The time of
+the lock file is that of the last use.
 """
 
 from __future__ import annotations

@@ -59,13 +59,11 @@ class Task:
         try:
             result: dict[str, Any] = self.worker.wait({"done"}, timeout_s)["result"]
         finally:
-            self.worker.end()
-            self._runner.slots.give_back()
-            jobs.last_word(self.operation.id).unlink(missing_ok=True)
+            self.dismiss()
         return result
 
-    def abandon(self) -> None:
-        """Have the worker undo what it has begun."""
+    def dismiss(self) -> None:
+        """End the worker, which undoes what it has not finished; its place is free again."""
         assert self.worker is not None
         self.worker.end()
         self._runner.slots.give_back()

@@ -87,7 +87,7 @@ class Synthesiser:
         except BaseException as failure:
             reason = self._reason(failure)
             self.power_off(instance.uuid)
-            task.abandon()
+            task.dismiss()
             task.ended(reason)
             if isinstance(failure, WorkerFailed | libvirt.libvirtError):
                 raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=reason) from failure

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,19 +43,6 @@ def test_rows_of_several_numbers(tmp_path: Path) -> None:
     assert column.rows.tolist() == [[1, 2], [7, 8]]
     assert len(column) == 2
     assert filled(tmp_path, np.bool_, 100_000).rows.sum() == 0
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a small file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_no_room_is_an_error_and_no_signal(small_disk: Path) -> None:
