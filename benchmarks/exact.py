@@ -135,7 +135,7 @@ def compare(bench: Bench, original: Original, placement: str, folder: Path, then
         generation = uuid.UUID(guest.monitor.execute("query-vm-generation-id")["guid"]).bytes_le
         _dump_memory(guest, memory)
         with migration.captured(guest.process, guest.monitor, bench.home.scratch, lambda done, total: None) as state:
-            pages = len(state.memory.where)
+            pages = state.memory.pages
             differing = _unequal_pages(bench, original.overlay, state.memory, generation)
         _flatten(guest, disk)
         guest.monitor.execute("cont")

@@ -68,6 +68,21 @@ class SlotStore:
         """Number of the segment that holds each of ``slots``, shape (n,)."""
         return self._numbers[np.searchsorted(self._first_slots, slots, side="right") - 1]
 
+    def divide(self, slots: Numbers, counts: Numbers) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+        """Divide runs of ``counts`` slots from ``slots`` on where segments meet.
+
+        Gives for each part the number of its run, its place in the run, its slots and its segment; shapes (parts,).
+        """
+        ends = slots + counts
+        first = np.searchsorted(self._first_slots, slots, side="right") - 1
+        parts = np.searchsorted(self._first_slots, ends) - first
+        run = np.repeat(np.arange(len(slots)), parts)
+        place = first[run] + np.arange(len(run)) - np.repeat(np.cumsum(parts) - parts, parts)
+        begins = np.maximum(slots[run], self._first_slots[place])
+        following = np.append(self._first_slots[1:], len(self._chunks))
+        lengths = np.minimum(ends[run], following[place]) - begins
+        return run, begins - slots[run], lengths, self._numbers[place]
+
     def ready(self, slots: Numbers) -> NDArray[np.bool_]:
         """Which of ``slots`` are here, shape (n,)."""
         return self.arrived[self.segment_of(slots)]

@@ -17,7 +17,7 @@ import socket
 import struct
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from cloudlet_ext.hypervisor.device_state import DeviceState
 
 _RECEIVE_BYTES = 1 << 20
 _CLOSE_LIMIT_S = 5.0
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StreamDrain:
@@ -83,7 +84,7 @@ class StreamDrain:
         failure = self._failure
         if failure is None:
             return
-        if isinstance(failure, OSError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(failure, OSError) and failure.errno in _NO_SPACE:
             raise errors.ScratchFull(path=str(self._directory), what="the guest's state") from failure
         raise errors.CaptureFailed(reason=str(failure)) from failure
 
@@ -113,6 +114,7 @@ class StreamDrain:
 
 
 _UNKNOWN, _ZERO = 0, -1
+_PIECE_PAGES = 1 << 16
 _DESCRIPTION = bytes([stream.EOF, stream.VMDESC])
 
 
@@ -121,17 +123,26 @@ class CapturedMemory:
     """All pages of a captured stream.
 
     ``where[n]`` is the place of the content of page ``n`` in the stream, -1 for a page of zeros, 0 for a page that was
-    never sent (the guest had told that it is free). Pages are numbered through all blocks in order.
+    never sent (the guest had told that it is free). Pages are numbered through all blocks in order. It lies in a file
+    without a name, as the stream does: a guest may have millions of pages.
     """
 
     blocks: tuple[stream.RamBlock, ...]
     where: NDArray[np.int64]
     data: mmap.mmap
 
-    def sent(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Numbers of all pages that were sent, ascending, and which of them are zero."""
-        numbers = np.flatnonzero(self.where != _UNKNOWN)
-        return numbers, self.where[numbers] == _ZERO
+    @property
+    def pages(self) -> int:
+        """Pages of all blocks."""
+        return len(self.where)
+
+    def sent(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """Numbers of all pages that were sent, ascending, and which of them are zero; some at a time."""
+        for first in range(0, self.pages, _PIECE_PAGES):
+            where = self.where[first : first + _PIECE_PAGES]
+            inner = np.flatnonzero(where != _UNKNOWN)
+            if len(inner):
+                yield first + inner, where[inner] == _ZERO
 
     def renamed(self, names: Mapping[str, str]) -> CapturedMemory:
         """The same with other names for blocks."""
@@ -155,8 +166,8 @@ class CapturedMemory:
 class _Parser:
     """Walks over a drained stream once."""
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data = data
+    def __init__(self, data: mmap.mmap, directory: Path) -> None:
+        self.data, self._directory = data, directory
         self.at = 0
         self.ram_section: int | None = None
         self.blocks: tuple[stream.RamBlock, ...] = ()
@@ -270,7 +281,7 @@ class _Parser:
         for block in blocks:
             self.first_page[block.name] = first
             first += block.pages
-        self.where = np.zeros(first, dtype=np.int64)
+        self.where = _places(first, self._directory)
 
     def _run(self, header: int, flags: int, kind: int, stride: int) -> None:
         """One record with its block's name, or a run of records that go on in the same block."""
@@ -326,9 +337,26 @@ class _Parser:
         raise self.fail("the device state is cut off: no description of it ends the stream")
 
 
-def parse(data: mmap.mmap) -> tuple[CapturedMemory, DeviceState]:
-    """Read a drained stream; :class:`errors.BadStream` names the offset where it makes no sense."""
-    parser = _Parser(data)
+def _places(pages: int, directory: Path) -> NDArray[np.int64]:
+    """An array of zeros in a file without a name; :class:`errors.ScratchFull`."""
+    size = max(1, pages) * np.dtype(np.int64).itemsize
+    with tempfile.TemporaryFile(dir=directory, prefix="places-", buffering=0) as file:
+        try:
+            # Room that is not there is an error here; at a write through the map it would end the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as failure:
+            if failure.errno in _NO_SPACE:
+                raise errors.ScratchFull(path=str(directory), what="the guest's state") from failure
+            raise
+        return np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.int64)[:pages]
+
+
+def parse(data: mmap.mmap, directory: Path) -> tuple[CapturedMemory, DeviceState]:
+    """Read a drained stream; ``directory`` is for what has a number for each page.
+
+    :class:`errors.BadStream` names the offset where it makes no sense; :class:`errors.ScratchFull`.
+    """
+    parser = _Parser(data, directory)
     if parser.take_bytes(len(stream.MAGIC)) != stream.MAGIC:
         raise parser.fail("not a migration stream of version 3")
     configuration = parser.configuration()

@@ -67,7 +67,7 @@ def captured(
     try:
         process.admit(path)
         paused_at = _migrate(process, monitor, drain, was_running, progress)
-        memory, state = parse(drain.finish(_TIMEOUT_S))
+        memory, state = parse(drain.finish(_TIMEOUT_S), scratch)
         yield CapturedState(memory, state, paused_at, was_running)
     except BaseException as failure:
         _give_up(process, monitor, was_running)

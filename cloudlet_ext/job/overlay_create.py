@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cloudlet_ext.engine.base import Base
+from cloudlet_ext.engine.chunks import Numbers
+from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.overlay_writer import OverlaySummary, write_overlay
-from cloudlet_ext.engine.plan import Changes, OverlayPlan, plan_overlay
+from cloudlet_ext.engine.plan import OverlayPlan, plan_overlay
 from cloudlet_ext.engine.qcow2 import Qcow2Image, Qcow2Layers
 from cloudlet_ext.hypervisor import migration
 from cloudlet_ext.hypervisor.domain_xml import MAPPED_RAM, DomainMachine
@@ -21,7 +27,7 @@ from cloudlet_ext.job.channel import Channel
 from cloudlet_ext.job.guest import DomainGuest, running_guest, scratch_folder
 from cloudlet_ext.job.images import Images
 from cloudlet_ext.job.working_set import record
-from cloudlet_ext.worker.overlay_creation import check_layout, memory_changes
+from cloudlet_ext.worker.overlay_creation import MemoryChanges
 from cloudlet_ext.worker.report import Report
 
 _TRIM_TIMEOUT_S = 30
@@ -75,8 +81,7 @@ def _plan(guest: DomainGuest, base: Base, scratch: Path, report: Report) -> tupl
         migration.captured(guest.process, guest.monitor, scratch, report.progress) as capture,
         Qcow2Image.open(guest.disk_path()) as top,
     ):
-        memory = capture.memory.renamed({MAPPED_RAM: RAM_ID})
-        check_layout(base.layout, memory)
+        memory = MemoryChanges(capture.memory.renamed({MAPPED_RAM: RAM_ID}), base.layout)
         pauses: list[float] = []
 
         def disk_done() -> None:
@@ -86,26 +91,35 @@ def _plan(guest: DomainGuest, base: Base, scratch: Path, report: Report) -> tupl
             pauses.append(time.monotonic() - capture.paused_at)
 
         report.stage("compare")
-        numbers, zero = _disk_changes(top, base)
-        plan = plan_overlay(
-            base,
-            Changes(numbers, zero, Qcow2Layers([top])),
-            memory_changes(memory, base.layout),
-            scratch,
-            report.progress,
-            after_disk=disk_done,
-        )
+        disk = _DiskChanges(top, base.layout)
+        plan = plan_overlay(base, disk, memory, scratch, report.progress, after_disk=disk_done)
         return plan, capture.state.encode(), pauses[0]
 
 
-def _disk_changes(top: Qcow2Image, base: Base) -> tuple[Any, Any]:
-    """What the server's own layer tells, within the base's disk: what is beyond it the base cannot hold."""
-    numbers, zero = top.changed()
-    inside = numbers < base.layout.disk_chunks
-    if not (inside | zero).all():
-        raise errors.ImageUnsuitable(
-            image=str(top.path.name),
-            reason=f"the server has written beyond its base's disk of {base.layout.disk_bytes} bytes; "
-            "make a base of the larger disk first",
-        )
-    return numbers[inside], zero[inside]
+class _DiskChanges:
+    """What a server's own layer tells, within the base's disk, as a plan's changes."""
+
+    def __init__(self, top: Qcow2Image, layout: Layout) -> None:
+        self._layers, self._name, self._layout = Qcow2Layers([top]), top.path.name, layout
+
+    @property
+    def count(self) -> int:
+        """Chunks."""
+        return sum(len(numbers) for numbers, _ in self.spans())
+
+    @property
+    def reader(self) -> Qcow2Layers:
+        """Gives their content."""
+        return self._layers
+
+    def spans(self) -> Iterator[tuple[Numbers, NDArray[np.bool_]]]:
+        """Some at a time; :class:`errors.ImageUnsuitable` at content beyond the base's disk, which no overlay holds."""
+        for numbers, zero in self._layers.spans():
+            inside = numbers < self._layout.disk_chunks
+            if not (inside | zero).all():
+                raise errors.ImageUnsuitable(
+                    image=self._name,
+                    reason=f"the server has written beyond its base's disk of {self._layout.disk_bytes} bytes; "
+                    "make a base of the larger disk first",
+                )
+            yield numbers[inside], zero[inside]

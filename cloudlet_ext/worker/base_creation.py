@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cloudlet_ext.engine.base import DISK_NAME, INITRD_NAME, KERNEL_NAME, MEMORY_NAME, finish_base
-from cloudlet_ext.engine.chunks import CHUNK_BYTES, SPAN_CHUNKS, is_zero, runs
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, SPAN_CHUNKS, is_zero, regrouped, runs
 from cloudlet_ext.engine.layout import Layout, Region
 from cloudlet_ext.engine.output import no_space_named
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
@@ -161,15 +161,13 @@ def memory_layout(memory: CapturedMemory, disk_bytes: int) -> Layout:
 
 def write_memory(memory: CapturedMemory, path: Path) -> None:
     """Write all pages to a sparse file: block after block, no space for pages of zeros."""
-    numbers, zero = memory.sent()
-    numbers = numbers[~zero]
     with path.open("wb", buffering=0) as file, no_space_named(path.parent):
-        os.ftruncate(file.fileno(), len(memory.where) * CHUNK_BYTES)
-        for first in range(0, len(numbers), SPAN_CHUNKS):
-            span = numbers[first : first + SPAN_CHUNKS]
-            contents = memory.read(span)
+        os.ftruncate(file.fileno(), memory.pages * CHUNK_BYTES)
+        sent = ((numbers[~zero],) for numbers, zero in memory.sent())
+        for (numbers,) in regrouped(sent, SPAN_CHUNKS):
+            contents = memory.read(numbers)
             full = ~is_zero(contents)
-            span, contents = span[full], np.ascontiguousarray(contents[full])
+            span, contents = numbers[full], np.ascontiguousarray(contents[full])
             row = 0
             for start, count in zip(*(part.tolist() for part in runs(span)), strict=True):
                 os.pwrite(file.fileno(), contents[row : row + count].data, start * CHUNK_BYTES)

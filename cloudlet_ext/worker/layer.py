@@ -24,13 +24,10 @@ def write_layer(view: TargetView, base: Base, path: Path) -> None:
 
 def write_changes(view: TargetView, base: Base, writer: Qcow2Writer) -> None:
     """Write them to an image that has more to say."""
-    disk_chunks = base.layout.disk_chunks
-    numbers, kinds, _ = view.table.expand()
-    numbers, kinds = numbers[numbers < disk_chunks], kinds[numbers < disk_chunks]
-    zero = numbers[kinds == ChunkKind.ZERO]
-    if len(zero):
-        writer.write(zero, None)
-    full = numbers[kinds != ChunkKind.ZERO]
-    for first in range(0, len(full), SPAN_CHUNKS):
-        span = full[first : first + SPAN_CHUNKS]
-        writer.write(span, np.ascontiguousarray(view.read(span)))
+    for numbers, kinds, _ in view.table.within(0, base.layout.disk_chunks).pieces():
+        zero = kinds == ChunkKind.ZERO
+        writer.write(numbers[zero], None)
+        full = numbers[~zero]
+        for first in range(0, len(full), SPAN_CHUNKS):
+            span = full[first : first + SPAN_CHUNKS]
+            writer.write(span, np.ascontiguousarray(view.read(span)))

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.engine.chunks import Chunks, Numbers
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.output import check_output
 from cloudlet_ext.engine.overlay_writer import OverlaySummary, write_overlay
-from cloudlet_ext.engine.plan import Changes, OverlayPlan, plan_overlay
+from cloudlet_ext.engine.plan import OverlayPlan, plan_overlay
 from cloudlet_ext.engine.qcow2 import Qcow2Image, Qcow2Layers
 from cloudlet_ext.hypervisor import migration
 from cloudlet_ext.hypervisor.agent import GuestAgent
@@ -38,13 +42,36 @@ class OverlayResult:
     base_id: str
 
 
-class _MemoryReader:
-    """Captured pages by chunk number."""
+class MemoryChanges:
+    """What a capture tells of the memory regions, as a plan's changes."""
 
-    def __init__(self, memory: CapturedMemory, offset: int) -> None:
-        self._memory, self._offset = memory, offset
+    def __init__(self, memory: CapturedMemory, layout: Layout) -> None:
+        """:class:`MachineMismatch` unless the captured blocks are those of the base."""
+        expected = [(region.name, region.chunks) for region in layout.memory]
+        found = [(block.name, block.pages) for block in memory.blocks]
+        if expected != found:
+            raise MachineMismatch(
+                what="The server's memory does not fit its base", field="blocks", expected=expected, found=found
+            )
+        self._memory, self._offset = memory, layout.disk_chunks
+
+    @property
+    def count(self) -> int:
+        """Pages that were sent."""
+        return sum(len(numbers) for numbers, _ in self._memory.sent())
+
+    @property
+    def reader(self) -> MemoryChanges:
+        """Gives their content."""
+        return self
+
+    def spans(self) -> Iterator[tuple[Numbers, NDArray[np.bool_]]]:
+        """Their chunk numbers, and which of them are zero; some at a time."""
+        for numbers, zero in self._memory.sent():
+            yield numbers + self._offset, zero
 
     def read(self, numbers: Numbers) -> Chunks:
+        """Captured pages by chunk number, shape (n, 4096)."""
         return self._memory.read(numbers - self._offset)
 
 
@@ -118,7 +145,7 @@ def _plan(home: Home, guest: server.Server, base: Base, keep: str, report: Repor
         migration.captured(guest.process, guest.monitor, home.scratch, report.progress) as capture,
         contextlib.ExitStack() as opened,
     ):
-        check_layout(base.layout, capture.memory)
+        memory = MemoryChanges(capture.memory, base.layout)
         layers = Qcow2Layers([opened.enter_context(Qcow2Image.open(path)) for path in guest.layers])
         pauses: list[float] = []
 
@@ -129,32 +156,8 @@ def _plan(home: Home, guest: server.Server, base: Base, keep: str, report: Repor
             pauses.append(time.monotonic() - capture.paused_at)
 
         report.stage("compare")
-        numbers, zero = layers.changed()
-        plan = plan_overlay(
-            base,
-            Changes(numbers, zero, layers),
-            memory_changes(capture.memory, base.layout),
-            home.scratch,
-            report.progress,
-            after_disk=disk_done,
-        )
+        plan = plan_overlay(base, layers, memory, home.scratch, report.progress, after_disk=disk_done)
         return _Planned(guest, capture, plan, pauses[0])
-
-
-def memory_changes(memory: CapturedMemory, layout: Layout) -> Changes:
-    """What a capture tells of the memory regions."""
-    numbers, zero = memory.sent()
-    return Changes(numbers + layout.disk_chunks, zero, _MemoryReader(memory, layout.disk_chunks))
-
-
-def check_layout(layout: Layout, memory: CapturedMemory) -> None:
-    """:class:`MachineMismatch` unless the captured blocks are those of the base."""
-    expected = [(region.name, region.chunks) for region in layout.memory]
-    found = [(block.name, block.pages) for block in memory.blocks]
-    if expected != found:
-        raise MachineMismatch(
-            what="The server's memory does not fit its base", field="blocks", expected=expected, found=found
-        )
 
 
 def _trim(guest: server.Server, report: Report) -> None:

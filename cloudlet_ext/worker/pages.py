@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloudlet_ext.engine.base import Base
-from cloudlet_ext.engine.chunks import SPAN_CHUNKS, Numbers
+from cloudlet_ext.engine.chunks import SPAN_CHUNKS, Numbers, ranges
 from cloudlet_ext.engine.fetch import Fetcher
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.slot_store import SlotStore
@@ -42,15 +42,13 @@ def rom_pages(base: Base) -> Iterator[PageRun]:
 
 def differing_pages(view: TargetView, layout: Layout) -> Iterator[PageRun]:
     """What a mapped base needs to become the target: changed pages of the main block, all pages of the others."""
-    numbers, kinds, _ = view.table.expand()
     main = layout.memory[0]
     first = layout.start(main.name)
-    inside = (numbers >= first) & (numbers < first + main.chunks)
-    zero = numbers[inside & (kinds == ChunkKind.ZERO)]
-    if len(zero):
-        yield main.name, zero - first, None
-    full = numbers[inside & (kinds != ChunkKind.ZERO)]
-    yield from _read(view, main.name, first, full)
+    for numbers, kinds, _ in view.table.within(first, first + main.chunks).pieces():
+        zero = kinds == ChunkKind.ZERO
+        if zero.any():
+            yield main.name, numbers[zero] - first, None
+        yield from _read(view, main.name, first, numbers[~zero])
     for region in layout.memory[1:]:
         first = layout.start(region.name)
         yield from _read(view, region.name, first, np.arange(first, first + region.chunks))
@@ -66,6 +64,30 @@ _HOLD_S = 1.0
 """How long pages of the base that are not in the recorded working set are held back, unless the guest answers."""
 
 
+class _Arriving:
+    """Pages by the segments that bring them."""
+
+    def __init__(self, table: ChunkTable, store: SlotStore, offset: int) -> None:
+        columns: list[tuple[Numbers, Numbers, Numbers]] = []
+        for part in table.parts():
+            stored = part.kinds == ChunkKind.STORED
+            run, place, counts, segments = store.divide(part.sources[stored], part.counts[stored])
+            columns.append((segments, part.starts[stored][run] + place - offset, counts))
+        empty = np.empty(0, dtype=np.int64)
+        segments, starts, counts = (np.concatenate(column) for column in zip((empty,) * 3, *columns, strict=True))
+        by_segment = np.argsort(segments, kind="stable")
+        self._segments, self._starts, self._counts = (column[by_segment] for column in (segments, starts, counts))
+        self.count = int(counts.sum())
+
+    def of(self, segment: int) -> Numbers:
+        """Pages that ``segment`` brings, ascending."""
+        rows = slice(*np.searchsorted(self._segments, [segment, segment + 1]))
+        counts = self._counts[rows]
+        inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        pages: Numbers = np.repeat(self._starts[rows], counts) + inner
+        return pages
+
+
 class MemorySupply:
     """Feeds an early start: pages of the working set first, then what arrives, then the base's pages.
 
@@ -76,29 +98,37 @@ class MemorySupply:
         self, base: Base, table: ChunkTable, view: TargetView, store: SlotStore, fetcher: Fetcher, order: Numbers
     ) -> None:
         self._offset = base.layout.disk_chunks
-        self._view, self._store, self._fetcher = view, store, fetcher
-        numbers, kinds, sources = table.expand()
-        memory = numbers >= self._offset
-        numbers, kinds, sources = numbers[memory], kinds[memory], sources[memory]
-        in_base = base.index.numbers
-        in_base = in_base[in_base >= self._offset]
-        unchanged = np.setdiff1d(in_base, numbers, assume_unique=True)
-        stored = kinds == ChunkKind.STORED
-        here = np.union1d(unchanged, numbers[kinds == ChunkKind.BASE])
-        early = order[np.isin(order, here)]
-        rest = np.setdiff1d(here, early, assume_unique=True)
-        self._here = np.concatenate((early, rest)) - self._offset
-        self._early = len(early)
-        self._given = 0
+        self._base, self._view, self._store, self._fetcher = base, view, store, fetcher
+        self._table = table.within(self._offset, base.layout.total_chunks)
+        early = order[order >= self._offset]
+        early = early[self._is_here(early)]
+        self._early: Numbers = early - self._offset
+        self._rest = self._pieces(np.sort(early))
+        self._next: Numbers = next(self._rest, self._early[:0])
         # Pages that nobody has asked for yet would compete with the guest for the cores.
         self._released_at = time.monotonic() + (_HOLD_S if len(order) else 0.0)
-        segments = store.segment_of(sources[stored]) if stored.any() else np.empty(0, np.int64)
-        by_segment = np.argsort(segments, kind="stable")
-        self._stored = numbers[stored][by_segment] - self._offset
-        self._segments = segments[by_segment]
+        self._arriving = _Arriving(self._table, store, self._offset)
         self._arrivals = 0
-        self._arrived: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._arrived: Numbers = np.empty(0, dtype=np.int64)
         self._pushed_stored = 0
+
+    def _is_here(self, numbers: Numbers) -> NDArray[np.bool_]:
+        """Which chunks of the memory are the base's and not zero; shape (n,)."""
+        kinds, _ = self._table.lookup(numbers)
+        unchanged = (kinds == ChunkKind.UNCHANGED) & self._base.index.covers(numbers)
+        return np.asarray(unchanged | (kinds == ChunkKind.BASE))
+
+    def _pieces(self, early: Numbers) -> Iterator[Numbers]:
+        """All pages that are here but for the chunks ``early``, which ascend; some at a time."""
+        known = self._base.index.numbers
+        for numbers in ranges(self._offset, self._base.layout.total_chunks):
+            edges = numbers[0], numbers[-1] + 1
+            if not np.diff(np.searchsorted(known, edges))[0] and not self._table.within(*edges).entries:
+                continue
+            here = self._is_here(numbers)
+            here[early[slice(*np.searchsorted(early, edges))] - numbers[0]] = False
+            if here.any():
+                yield numbers[here] - self._offset
 
     def ready(self, pages: Numbers) -> NDArray[np.bool_]:
         """Which pages can be given now."""
@@ -118,8 +148,9 @@ class MemorySupply:
 
     def push(self, limit: int) -> Numbers:
         """The next pages to push."""
-        if self._given < self._early:
-            return self._next_here(min(limit, self._early - self._given))
+        if len(self._early):
+            now, self._early = self._early[:limit], self._early[limit:]
+            return now
         if not len(self._arrived):
             self._collect()
         if len(self._arrived):
@@ -127,8 +158,11 @@ class MemorySupply:
             self._pushed_stored += len(now)
             return now
         if time.monotonic() < self._released_at:
-            return self._here[:0]
-        return self._next_here(limit)
+            return self._next[:0]
+        now, self._next = self._next[:limit], self._next[limit:]
+        if not len(self._next):
+            self._next = next(self._rest, self._next)
+        return now
 
     def release(self) -> None:
         """The guest has answered: push what it has not asked for."""
@@ -136,17 +170,11 @@ class MemorySupply:
 
     def exhausted(self) -> bool:
         """Whether all pages that are not zero were given."""
-        return self._given == len(self._here) and self._pushed_stored == len(self._stored)
-
-    def _next_here(self, limit: int) -> Numbers:
-        now = self._here[self._given : self._given + limit]
-        self._given += len(now)
-        return now
+        return not len(self._early) and not len(self._next) and self._pushed_stored == self._arriving.count
 
     def _collect(self) -> None:
         """Pages of the segments that have arrived since the last time."""
         while self._arrivals < len(self._store.arrivals) and not len(self._arrived):
             segment = self._store.arrivals[self._arrivals]
             self._arrivals += 1
-            first, last = np.searchsorted(self._segments, [segment, segment + 1])
-            self._arrived = self._stored[first:last]
+            self._arrived = self._arriving.of(segment)

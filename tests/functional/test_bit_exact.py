@@ -66,9 +66,9 @@ def compare_regions(home: Home, one: Server, other: Server, place: int) -> None:
     """As a capture reads them: main memory but for ``place``, and the small blocks."""
     with captured(home, one) as first, captured(home, other) as second:
         assert first.blocks == second.blocks
-        assert len(first.where) > 128 << 8
-        for begin in range(0, len(first.where), 4096):
-            span = np.arange(begin, min(begin + 4096, len(first.where)))
+        assert first.pages > 128 << 8
+        for begin in range(0, first.pages, 4096):
+            span = np.arange(begin, min(begin + 4096, first.pages))
             mine, its = first.read(span), second.read(span)
             if begin <= place >> 12 < begin + 4096:
                 at = (place >> 12) - begin, slice(place & 4095, (place & 4095) + 16)

@@ -6,18 +6,13 @@ Maps of scratch files are the page cache's, which gives them back; so what is me
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from cloudlet_ext.engine.index import DigestIndex
+from tests.unit.anonymous_memory import measured
 
 LIMIT_BYTES = 300 << 20
 LARGEST_CHUNKS = 1 << 24
@@ -76,20 +71,6 @@ asked = np.arange(0, chunks, 1000)
 found = lookup.find(index.digests[asked])
 print(json.dumps({"stored": int((found == asked).sum())}))
 """
-
-
-def measured(script: str, folder: Path, chunks: int) -> tuple[int, dict[str, Any]]:
-    """The most anonymous memory of a process that runs ``script``, in bytes, and what it prints."""
-    peak = 0
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(folder), str(chunks)], stdout=subprocess.PIPE, text=True
-    ) as worker:
-        while worker.poll() is None:
-            found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{worker.pid}/status").read_text())
-            peak = max(peak, int(found[1]) << 10 if found else 0)
-            time.sleep(0.003)
-        told: dict[str, Any] = json.loads(worker.communicate()[0])
-    return peak, told
 
 
 def test_memory_does_not_grow_with_what_is_new(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import mmap
 import struct
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +30,10 @@ def mapped(data: bytes) -> mmap.mmap:
     file = mmap.mmap(-1, len(data))
     file[:] = data
     return file
+
+
+def parsed(data: bytes) -> tuple[CapturedMemory, DeviceState]:
+    return parse(mapped(data), Path(tempfile.gettempdir()))
 
 
 def content(seed: int) -> np.ndarray:
@@ -85,9 +91,8 @@ def encode(sections: list[list[Record]]) -> bytes:
 
 
 def check(memory: CapturedMemory, expected: dict[int, int | None]) -> None:
-    numbers, zero = memory.sent()
-    assert numbers.tolist() == sorted(expected)
-    assert zero.tolist() == [expected[number] is None for number in sorted(expected)]
+    sent = [pair for numbers, zero in memory.sent() for pair in zip(numbers.tolist(), zero.tolist(), strict=True)]
+    assert sent == [(number, expected[number] is None) for number in sorted(expected)]
     want = np.zeros((PAGES, PAGE_BYTES), np.uint8)
     for number, seed in expected.items():
         if seed is not None:
@@ -98,7 +103,7 @@ def check(memory: CapturedMemory, expected: dict[int, int | None]) -> None:
 
 @given(sections=st.lists(st.lists(records(), max_size=12), max_size=4))
 def test_later_record_wins_in_any_mixture(sections: list[list[Record]]) -> None:
-    memory, state = parse(mapped(whole(encode(sections))))
+    memory, state = parsed(whole(encode(sections)))
     assert memory.blocks == BLOCKS
     assert state == DeviceState(CONFIGURATION, DEVICES)
     starts = np.cumsum([0, *(block.pages for block in BLOCKS)])
@@ -115,7 +120,7 @@ def test_reads_what_the_writer_wrote(pages: list[int], zeros: list[int]) -> None
         *stream.page_records("pc.ram", np.array(pages, np.int64), contents),
         *stream.zero_records("pc.ram", np.array(zeros, np.int64)),
     )
-    memory, _ = parse(mapped(whole(written)))
+    memory, _ = parsed(whole(written))
     check(memory, {page: page for page in pages} | dict.fromkeys(zeros))
 
 
@@ -123,7 +128,7 @@ def test_continue_goes_on_in_the_block_of_an_earlier_section() -> None:
     first = section(struct.pack(">Q", stream.RAM_ZERO) + stream.string("pc.bios") + b"\0")
     header = struct.pack(">Q", PAGE_BYTES | stream.RAM_PAGE | stream.RAM_CONTINUE)
     second = section(header + content(7).tobytes())
-    memory, _ = parse(mapped(whole(first + second)))
+    memory, _ = parsed(whole(first + second))
     check(memory, {24: None, 25: 7})
 
 
@@ -131,14 +136,14 @@ def test_long_runs_are_read_in_steps() -> None:
     pages = np.arange(24).repeat(3000)
     contents = np.zeros((len(pages), PAGE_BYTES), np.uint8)
     contents[:, :8] = np.arange(len(pages), dtype=np.uint64)[:, None].view(np.uint8)
-    memory, _ = parse(mapped(whole(section(*stream.page_records("pc.ram", pages, contents)))))
+    memory, _ = parsed(whole(section(*stream.page_records("pc.ram", pages, contents))))
     last = memory.read(np.arange(24))[:, :8].copy().view(np.uint64).ravel()
     assert last.tolist() == [3000 * (page + 1) - 1 for page in range(24)]
 
 
 def test_commands_before_the_end_of_ram_are_passed_over() -> None:
     command = stream.command(stream.CMD_SWITCHOVER_START) + stream.command(2, b"\0\0\0\1")
-    memory, _ = parse(mapped(whole(command + encode([[Record(0, 3, 5, True)]]))))
+    memory, _ = parsed(whole(command + encode([[Record(0, 3, 5, True)]])))
     check(memory, {3: 5})
 
 
@@ -152,10 +157,10 @@ def test_known_subsections_of_the_configuration_are_kept() -> None:
         "configuration/capabilities", struct.pack(">I", 2) + stream.string("a") + stream.string("b")
     )
     configuration += subsection("configuration/uuid", bytes(16))
-    _, state = parse(mapped(whole(b"", configuration=configuration)))
+    _, state = parsed(whole(b"", configuration=configuration))
     assert state.configuration == configuration
     with pytest.raises(BadStream, match="unknown subsection 'configuration/news'"):
-        parse(mapped(whole(b"", configuration=configuration + subsection("configuration/news", b""))))
+        parsed(whole(b"", configuration=configuration + subsection("configuration/news", b"")))
 
 
 def test_truncation_at_every_byte_is_refused() -> None:
@@ -165,9 +170,9 @@ def test_truncation_at_every_byte_is_refused() -> None:
     # All bytes but the middle of the page, which are all alike to the parser.
     for length in [*range(1, page + 40), *range(page + PAGE_BYTES - 40, len(data))]:
         with pytest.raises(BadStream) as caught:
-            parse(mapped(data[:length]))
+            parsed(data[:length])
         assert 0 <= caught.value.offset <= length, (length, caught.value)
-    assert parse(mapped(data))
+    assert parsed(data)
 
 
 def test_every_flipped_byte_is_refused_or_read() -> None:
@@ -175,7 +180,7 @@ def test_every_flipped_byte_is_refused_or_read() -> None:
     for at in range(len(data)):
         data[at] ^= 0xFF
         try:
-            parse(mapped(bytes(data)))
+            parsed(bytes(data))
         except BadStream as error:
             assert 0 <= error.offset <= len(data)
         data[at] ^= 0xFF
@@ -202,7 +207,7 @@ PAGE_RECORD = struct.pack(">Q", stream.RAM_PAGE)
 )
 def test_what_makes_no_sense_is_named(sections: bytes, reason: str) -> None:
     with pytest.raises(BadStream) as caught:
-        parse(mapped(whole(sections)))
+        parsed(whole(sections))
     assert reason in str(caught.value)
     assert len(stream.MAGIC) < caught.value.offset
 
@@ -221,7 +226,7 @@ def test_what_makes_no_sense_is_named(sections: bytes, reason: str) -> None:
 )
 def test_other_streams_are_refused(data: bytes, reason: str) -> None:
     with pytest.raises(BadStream, match=reason):
-        parse(mapped(data))
+        parsed(data)
 
 
 @pytest.mark.parametrize("size", [0, 1, PAGE_BYTES + 1, 4 * PAGE_BYTES])
@@ -229,10 +234,10 @@ def test_blocks_of_impossible_size_are_refused(size: int) -> None:
     named = struct.pack(">Q", 2 * PAGE_BYTES | stream.RAM_MEM_SIZE) + stream.string("pc.ram") + struct.pack(">Q", size)
     start = struct.pack(">BI", stream.START, 2) + stream.string("ram") + struct.pack(">II", 0, 4)
     with pytest.raises(BadStream, match=r"block 'pc\.ram'"):
-        parse(mapped(stream.MAGIC + CONFIGURATION + start + named + bytes(64)))
+        parsed(stream.MAGIC + CONFIGURATION + start + named + bytes(64))
 
 
 def test_device_state_may_contain_what_looks_like_its_end() -> None:
     tricky = DEVICES + b"\x00\x06\x00\x00\x00\x02{}" + b"\x00\x06\x00\x00\x00\x07" + b"\x00\x00}"
-    _, state = parse(mapped(whole(b"", tricky)))
+    _, state = parsed(whole(b"", tricky))
     assert state.devices == tricky

@@ -41,11 +41,11 @@ def test_a_capture_reads_what_was_sent(tmp_path: Path) -> None:
         data = drain.finish(30)
         assert isinstance(data, mmap.mmap)
         assert len(data) == sent
-        memory, state = parse(data)
+        memory, state = parse(data, tmp_path)
     finally:
         drain.close()
     assert (memory.blocks, state) == (BLOCKS, STATE)
-    numbers, is_zero = memory.sent()
+    ((numbers, is_zero),) = memory.sent()
     assert numbers.tolist() == sorted([*main, *zero, *(600 + rom)])
     assert numbers[is_zero].tolist() == zero.tolist()
     assert (memory.read(main) == contents(main)).all()
