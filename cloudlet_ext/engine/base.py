@@ -14,7 +14,7 @@ import numpy as np
 from cloudlet_ext.engine.chunks import CHUNK_BYTES, SPAN_CHUNKS, Chunks, Numbers, is_zero, regrouped
 from cloudlet_ext.engine.digest import ChunkDigests, chunk_digests, digest, file_digest
 from cloudlet_ext.engine.errors import Damaged, FileMissing, Malformed, PartMissing, Truncated
-from cloudlet_ext.engine.index import DigestIndex, build_index, open_index
+from cloudlet_ext.engine.index import DigestIndex, open_index, write_index
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.manifest import HEAD_LIMIT_BYTES, Part, canonical, encode_parts, encode_regions
 from cloudlet_ext.engine.manifest_reader import ManifestReader
@@ -175,14 +175,27 @@ class Base:
         for name, part in self.manifest.parts.items():
             path = self.folder / name
             _check_digest(path, file_digest(path), part)
-        found = compute_index(self, progress)
-        if digest(found.encode()) != bytes.fromhex(self.manifest.parts[INDEX_NAME].digest):
-            raise Damaged(
-                path=str(self.folder),
-                place=_first_difference(self.layout, self.index, found),
-                expected=self.manifest.parts[INDEX_NAME].digest,
-                found=digest(found.encode()).hex(),
-            )
+        row, known = 0, self.index
+        for numbers, digests in _digested(self, progress):
+            rows = slice(row, row + len(numbers))
+            if not (np.array_equal(known.numbers[rows], numbers) and np.array_equal(known.digests[rows], digests)):
+                raise self._differs(known.numbers[rows], known.digests[rows], numbers, digests)
+            row += len(numbers)
+        if row < len(known.numbers):
+            rows = slice(row, row + 1)
+            raise self._differs(known.numbers[rows], known.digests[rows], known.numbers[:0], known.digests[:0])
+
+    def _differs(self, known: Numbers, known_digests: ChunkDigests, numbers: Numbers, digests: ChunkDigests) -> Damaged:
+        """The first chunk that is not what the index says; of these rows of the index and of what was found."""
+        both = min(len(known), len(numbers))
+        same = (known[:both] == numbers[:both]) & (known_digests[:both] == digests[:both]).all(axis=1)
+        row = int(np.argmin(same)) if not same.all() else both
+        number = min(int(column[row]) for column in (known, numbers) if row < len(column))
+        told = {
+            name: column[row].tobytes().hex() if row < len(rows) and rows[row] == number else "that of zeros"
+            for name, rows, column in (("expected", known, known_digests), ("found", numbers, digests))
+        }
+        return Damaged(path=str(self.folder), place=self.layout.place(number), **told)
 
     def close(self) -> None:
         """Unmap everything."""
@@ -197,21 +210,16 @@ class Base:
         self.close()
 
 
-def compute_index(base: Base, progress: Progress = no_progress) -> DigestIndex:
-    """Digest every non-zero chunk of ``base``, 1 MiB at a time."""
-    layout = base.layout
+def _digested(base: Base, progress: Progress) -> Iterator[tuple[Numbers, ChunkDigests]]:
+    """Every non-zero chunk of ``base`` and its digest, 1 MiB at a time."""
     total = sum(len(numbers) for numbers in base.allocated())
-
-    def parts() -> Iterator[tuple[Numbers, ChunkDigests]]:
-        done = 0
-        for (numbers,) in regrouped(((piece,) for piece in base.allocated()), SPAN_CHUNKS):
-            content = base.read(numbers)
-            used = ~is_zero(content)
-            yield numbers[used], chunk_digests(content[used])
-            done += len(numbers)
-            progress(done * CHUNK_BYTES, total * CHUNK_BYTES)
-
-    return build_index(layout.disk_chunks, layout.total_chunks, parts())
+    done = 0
+    for (numbers,) in regrouped(((piece,) for piece in base.allocated()), SPAN_CHUNKS):
+        content = base.read(numbers)
+        used = ~is_zero(content)
+        yield numbers[used], chunk_digests(content[used])
+        done += len(numbers)
+        progress(done * CHUNK_BYTES, total * CHUNK_BYTES)
 
 
 def finish_base(
@@ -246,7 +254,7 @@ def _write_index(folder: Path, unfinished: BaseManifest, progress: Progress) -> 
     disk = Qcow2Image.open(_part_path(folder, DISK_NAME)) if layout.disk_chunks else None
     _check_size(_part_path(folder, MEMORY_NAME), layout.memory_bytes)
     with Base(folder, unfinished, disk, RawImage.open(folder / MEMORY_NAME)) as content:
-        (folder / INDEX_NAME).write_bytes(compute_index(content, progress).encode())
+        write_index(folder / INDEX_NAME, layout.total_chunks, _digested(content, progress))
 
 
 def _part_path(folder: Path, name: str) -> Path:
@@ -279,23 +287,3 @@ def _check_size(path: Path, expected: int) -> None:
 def _check_digest(path: Path, found: bytes, part: Part) -> None:
     if found.hex() != part.digest:
         raise Damaged(path=str(path), place="the file", expected=part.digest, found=found.hex())
-
-
-def _first_difference(layout: Layout, expected: DigestIndex, found: DigestIndex) -> str:
-    """Region and chunk of the first chunk that differs, for a message."""
-    both = np.union1d(expected.numbers, found.numbers)
-    rows = []
-    for index in (expected, found):
-        row = np.zeros((len(both), 16), dtype=np.uint8)
-        row[np.searchsorted(both, index.numbers)] = index.digests
-        rows.append(row)
-    differing = both[(rows[0] != rows[1]).any(axis=1)]
-    if not len(differing):
-        return "the index"
-    number = int(differing[0])
-    first = 0
-    for region in layout.regions:
-        if number < first + region.chunks:
-            return f"region {region.name}, chunk {number - first}"
-        first += region.chunks
-    return f"chunk {number}"

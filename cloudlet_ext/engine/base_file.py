@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cloudlet_ext.engine.base import Base, BaseManifest
-from cloudlet_ext.engine.chunks import CHUNK_BYTES, Numbers
+from cloudlet_ext.engine.chunks import CHUNK_BYTES, PIECE_CHUNKS, Numbers
 from cloudlet_ext.engine.compression import Content, compress_all
 from cloudlet_ext.engine.container import (
     ByteSource,
@@ -20,6 +20,7 @@ from cloudlet_ext.engine.container import (
     open_container,
     write_container,
 )
+from cloudlet_ext.engine.digest_table import DigestTable, digest_words
 from cloudlet_ext.engine.header import BASE, DISK_APART, HEADER_BYTES
 from cloudlet_ext.engine.level import AUTO, choose_level
 from cloudlet_ext.engine.manifest import (
@@ -35,7 +36,9 @@ from cloudlet_ext.engine.manifest import (
 )
 from cloudlet_ext.engine.output import atomic_output, no_space_named
 from cloudlet_ext.engine.progress import Progress, no_progress
+from cloudlet_ext.engine.scratch import Column, filled
 from cloudlet_ext.engine.table import ChunkKind, ChunkTable
+from cloudlet_ext.engine.table_builder import TableBuilder
 from cloudlet_ext.engine.table_decoder import decode_table
 
 EXPORT_BUDGET_S = 10.0
@@ -112,7 +115,7 @@ def export_base(
     Without its disk, that is to be kept as an image of its own. Raises OutputExists, OutputBusy, DiskFull; nothing is
     left behind on failure.
     """
-    table, homes = _table(base, 0 if with_disk else base.layout.disk_chunks)
+    table, homes = _table(base, 0 if with_disk else base.layout.disk_chunks, out.parent)
     split = int(np.searchsorted(homes, base.layout.disk_chunks))
     groups = [(DISK, span) for span in _spans(0, split)]
     groups += [(MEMORY, span) for span in _spans(split, len(homes))]
@@ -133,29 +136,24 @@ def export_base(
         return HEADER_BYTES + header.manifest_stored_bytes + spool.stored_bytes
 
 
-def _table(base: Base, first: int) -> tuple[ChunkTable, Numbers]:
+def _table(base: Base, first: int, folder: Path) -> tuple[ChunkTable, Numbers]:
     """All non-zero chunks from ``first`` on as slots, one for each digest of the index; and these slots' homes.
 
-    Slots are in the order of their homes.
+    Slots are in the order of their homes. ``folder`` is for scratch files; DiskFull.
     """
     row = int(np.searchsorted(base.index.numbers, first))
-    known, digests = base.index.numbers[row:], base.index.digests[row:]
-    halves = np.ascontiguousarray(digests).view("<u8").reshape(-1, 2)
-    order = np.lexsort((known, halves[:, 1], halves[:, 0]))
-    rows = halves[order]
-    fresh = np.ones(len(order), dtype=bool)
-    fresh[1:] = (rows[1:] != rows[:-1]).any(axis=1)
-    # The first chunk of each group of equal ones is its home; slots are counted in the order of
-    # homes.
-    group = np.cumsum(fresh) - 1
-    homes = known[order[fresh]]
-    by_home = np.argsort(homes, kind="stable")
-    slot_of_group = np.empty(len(homes), dtype=np.int64)
-    slot_of_group[by_home] = np.arange(len(homes))
-    slots = np.empty(len(order), dtype=np.int64)
-    slots[order] = slot_of_group[group]
-    kinds = np.full(len(order), ChunkKind.STORED, dtype=np.uint8)
-    return ChunkTable.from_arrays(known, kinds, slots), homes[by_home]
+    known, words = base.index.numbers[row:], digest_words(base.index.digests[row:])
+    found = DigestTable(folder, lambda: words, len(known))
+    homes, slot_of = Column(folder, np.int64), filled(folder, np.int64, len(known)).rows
+    builder = TableBuilder(folder)
+    for at in range(0, len(known), PIECE_CHUNKS):
+        numbers = known[at : at + PIECE_CHUNKS]
+        rows = found.add(at, len(numbers))
+        fresh = np.flatnonzero(rows == np.arange(at, at + len(numbers)))
+        slot_of[at + fresh] = len(homes) + np.arange(len(fresh))
+        homes.append(numbers[fresh])
+        builder.add(numbers, np.full(len(numbers), ChunkKind.STORED, dtype=np.uint8), slot_of[rows])
+    return builder.table(), homes.rows
 
 
 def _spans(first: int, end: int) -> Iterator[slice]:

@@ -8,6 +8,7 @@ not depend on how qcow2 happened to lay out the clusters.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloudlet_ext.engine.chunks import PIECE_CHUNKS, Numbers
-from cloudlet_ext.engine.digest import CHUNK_DIGEST_BYTES, DIGEST_BYTES, ChunkDigests, digest
+from cloudlet_ext.engine.digest import CHUNK_DIGEST_BYTES, DIGEST_BYTES, ChunkDigests, digest, file_digest
 from cloudlet_ext.engine.digest_table import DigestTable, digest_words
 from cloudlet_ext.engine.errors import Damaged, Malformed, Truncated, UnsupportedVersion, WrongMagic
+from cloudlet_ext.engine.output import no_space_named
+from cloudlet_ext.engine.scratch import Column
 
 MAGIC = b"CLDLTIDX"
 VERSION = 1
@@ -46,19 +49,28 @@ class DigestIndex:
         at = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
         return np.asarray(self.numbers[at] == numbers)
 
-    def encode(self) -> bytes:
-        """The index file: header, numbers, digests, digest of all that."""
-        header = _HEADER.pack(MAGIC, VERSION, 0, self.total_chunks, len(self.numbers))
-        body = header + self.numbers.astype("<u8").tobytes() + self.digests.tobytes()
-        return body + digest(body)
 
+def write_index(path: Path, total_chunks: int, parts: Iterable[tuple[Numbers, ChunkDigests]]) -> None:
+    """Write the index file of ``parts`` (numbers, digests), which ascend: header, numbers, digests, digest of all that.
 
-def build_index(disk_chunks: int, total_chunks: int, parts: Iterable[tuple[Numbers, ChunkDigests]]) -> DigestIndex:
-    """Put ``parts`` (numbers, digests), given in ascending order of numbers, together."""
-    pairs = list(parts)
-    numbers = np.concatenate([np.empty(0, dtype=np.int64), *(pair[0] for pair in pairs)])
-    digests = np.concatenate([np.empty((0, CHUNK_DIGEST_BYTES), dtype=np.uint8), *(pair[1] for pair in pairs)])
-    return DigestIndex(disk_chunks, total_chunks, numbers, digests)
+    DiskFull; OSError as of opening a file.
+    """
+    digests: Column[np.uint8] = Column(path.parent, np.uint8, CHUNK_DIGEST_BYTES)
+    with no_space_named(path), path.open("wb") as file:
+        file.seek(_HEADER.size)
+        for numbers, found in parts:
+            file.write(numbers.astype("<u8").data)
+            digests.append(found)
+        count = len(digests)
+        for first in range(0, count, PIECE_CHUNKS):
+            file.write(digests.rows[first : first + PIECE_CHUNKS].data)
+        digests.close()
+        file.seek(0)
+        file.write(_HEADER.pack(MAGIC, VERSION, 0, total_chunks, count))
+        file.flush()
+        own = file_digest(path)
+        file.seek(0, os.SEEK_END)
+        file.write(own)
 
 
 def open_index(path: Path, disk_chunks: int, total_chunks: int) -> DigestIndex:

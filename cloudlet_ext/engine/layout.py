@@ -78,3 +78,12 @@ class Layout:
                 return first
             first += region.chunks
         raise KeyError(name)
+
+    def place(self, number: int) -> str:
+        """Region and chunk in it of chunk ``number``, for messages."""
+        first = 0
+        for region in self.regions:
+            if number < first + region.chunks:
+                return f"region {region.name}, chunk {number - first}"
+            first += region.chunks
+        return f"chunk {number}"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cloudlet_ext.engine.base import Base, decode_base_manifest
+from cloudlet_ext.engine.chunks import is_zero
 from cloudlet_ext.engine.errors import (
     Damaged,
     FileMissing,
@@ -117,6 +118,27 @@ def test_a_changed_page_of_memory_is_named(folder: Path) -> None:
     with Base.open(folder) as base, pytest.raises(Damaged) as caught:
         base.verify()
     assert caught.value.place == "region pc.ram, chunk 333"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_lost_page_of_memory_is_named(sample, folder: Path, first: bool) -> None:
+    full = np.flatnonzero(~is_zero(sample.content[sample.layout.disk_chunks :]))
+    page = int(full[0] if first else full[-1])
+    (folder / "memory").chmod(0o600)
+    with (folder / "memory").open("r+b") as memory:
+        memory.seek(4096 * page)
+        memory.write(bytes(4096))
+    with Base.open(folder) as base, pytest.raises(Damaged, match="that of zeros") as caught:
+        base.verify()
+    assert caught.value.place == sample.layout.place(sample.layout.disk_chunks + page)
+
+
+def test_a_page_more_is_named(sample, folder: Path) -> None:
+    page = int(np.flatnonzero(is_zero(sample.content[sample.layout.disk_chunks :]))[0])
+    flip(folder / "memory", 4096 * page)
+    with Base.open(folder) as base, pytest.raises(Damaged, match="instead of that of zeros") as caught:
+        base.verify()
+    assert caught.value.place == sample.layout.place(sample.layout.disk_chunks + page)
 
 
 def test_a_changed_disk_is_named(sample, folder: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,20 @@ from cloudlet_ext.engine.errors import (
     UnsupportedVersion,
     WrongMagic,
 )
-from cloudlet_ext.engine.index import DigestIndex, IndexLookup, open_index
+from cloudlet_ext.engine.index import DigestIndex, IndexLookup, open_index, write_index
 
 
 def small_index() -> DigestIndex:
     chunks = np.repeat(np.arange(1, 9, dtype=np.uint8), 4096).reshape(-1, 4096)
     chunks[5] = chunks[1]
     return DigestIndex(10, 30, np.array([0, 3, 4, 9, 12, 15, 20, 29]), chunk_digests(chunks))
+
+
+def encoded(index: DigestIndex) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "index")
+        write_index(path, index.total_chunks, [(index.numbers, index.digests)])
+        return path.read_bytes()
 
 
 def test_memory_is_preferred_to_disk_and_low_to_high(tmp_path: Path) -> None:
@@ -64,7 +72,7 @@ def test_covers_tells_chunks_that_are_not_zero() -> None:
 def test_an_index_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "index"
     index = small_index()
-    path.write_bytes(index.encode())
+    write_index(path, 30, [(index.numbers[:3], index.digests[:3]), (index.numbers[3:], index.digests[3:])])
     again = open_index(path, 10, 30)
     assert np.array_equal(again.numbers, index.numbers)
     assert np.array_equal(again.digests, index.digests)
@@ -72,7 +80,7 @@ def test_an_index_survives_its_file(tmp_path: Path) -> None:
 
 def test_every_truncation_and_bit_flip_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "index"
-    good = small_index().encode()
+    good = encoded(small_index())
     for length in range(len(good)):
         path.write_bytes(good[:length])
         with pytest.raises(FormatError):
@@ -86,7 +94,7 @@ def test_every_truncation_and_bit_flip_is_refused(tmp_path: Path) -> None:
 
 
 def altered(at: int, data: bytes) -> bytes:
-    body = bytearray(small_index().encode()[:-32])
+    body = bytearray(encoded(small_index())[:-32])
     body[at : at + len(data)] = data
     return bytes(body) + digest(body)
 
@@ -102,7 +110,7 @@ def altered(at: int, data: bytes) -> bytes:
         (altered(24, b"\x80"), Malformed),
         (altered(32, b"\4"), Malformed),
         (altered(32 + 7 * 8, b"\36"), Malformed),
-        (small_index().encode()[:-1] + b"x", Damaged),
+        (encoded(small_index())[:-1] + b"x", Damaged),
     ],
 )
 def test_senseless_content_is_refused(tmp_path: Path, content: bytes, error: type[Exception]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloudlet_ext.engine.index import DigestIndex
+from cloudlet_ext.engine.index import write_index
 from tests.unit.anonymous_memory import measured
 
 LIMIT_BYTES = 300 << 20
@@ -87,12 +87,30 @@ def test_memory_does_not_grow_with_what_is_new(tmp_path: Path) -> None:
     assert expected <= LIMIT_BYTES, f"{peaks[0]} and {peaks[1]} bytes: {for_each:.1f} for each chunk"
 
 
+TABLE = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+from cloudlet_ext.engine.base_file import _table
+from cloudlet_ext.engine.index import open_index, write_index
+
+folder, chunks = Path(sys.argv[1]), int(sys.argv[2])
+known = open_index(folder / "index", 0, chunks)
+at = range(0, chunks, 4096)
+write_index(folder / "again", chunks, ((known.numbers[n : n + 4096], known.digests[n : n + 4096]) for n in at))
+same = (folder / "again").stat().st_size == (folder / "index").stat().st_size
+table, homes = _table(SimpleNamespace(index=open_index(folder / "again", 0, chunks)), 0, folder)
+print(json.dumps({"same": same, "runs": table.entries, "homes": len(homes)}))
+"""
+
+
 @pytest.fixture(scope="module")
 def large_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The index of a base of 8 GiB, no chunk of which is zero."""
     folder: Path = tmp_path_factory.mktemp("large")
     digests = np.random.default_rng(4).integers(0, 256, (1 << 21, 16), dtype=np.uint8)
-    (folder / "index").write_bytes(DigestIndex(0, 1 << 21, np.arange(1 << 21), digests).encode())
+    write_index(folder / "index", 1 << 21, [(np.arange(1 << 21), digests)])
     return folder
 
 
@@ -101,3 +119,9 @@ def test_memory_does_not_grow_with_the_base(large_index: Path) -> None:
     peak, told = measured(LOOK_UP, large_index, 1 << 21)
     assert told == {"stored": -(-(1 << 21) // 1000)}
     assert peak <= 40 << 20, f"{peak >> 20} MiB"
+
+
+def test_memory_of_a_base_file_does_not_grow_with_the_base(large_index: Path) -> None:
+    peak, told = measured(TABLE, large_index, 1 << 21)
+    assert told == {"same": True, "runs": 1, "homes": 1 << 21}
+    assert peak <= 48 << 20, f"{peak >> 20} MiB"
