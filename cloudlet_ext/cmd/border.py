@@ -107,9 +107,7 @@ def _print(outcome: Outcome, *, as_json: bool) -> None:
         print(json.dumps(outcome.document, indent=2, default=str))
     elif outcome.text:
         print(outcome.text)
-    # Python has none where the descriptor was closed.
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    sys.stdout.flush()
 
 
 def _tell(told: _Told, *, as_json: bool) -> None:

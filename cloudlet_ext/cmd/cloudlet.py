@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 
 from cloudlet_ext.cmd.interruption import Interrupted, Watch
+from cloudlet_ext.cmd.streams import replace_closed
 
 _SWITCH_INTERVAL_S = 0.0005
 """Threads that serve a guest's page faults share the interpreter with those that unpack: with Python's usual 5 ms a
@@ -17,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     watch = Watch()
     watch.install()
+    replace_closed()
     try:
         # Not at the top: an interruption should find the watch in place as early as possible.
         from cloudlet_ext.cmd.border import run

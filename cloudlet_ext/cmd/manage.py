@@ -18,6 +18,7 @@ from cloudlet_ext import __version__
 from cloudlet_ext.cmd import driver_link
 from cloudlet_ext.cmd.driver_link import user_name
 from cloudlet_ext.cmd.paste_file import BEFORE, FILTER, PasteFile
+from cloudlet_ext.cmd.streams import replace_closed
 from cloudlet_ext.exception import CloudletError
 
 _EPILOG = """\
@@ -38,6 +39,7 @@ class Answer(NamedTuple):
 
 def main(words: list[str] | None = None) -> int:
     """Entry point; ``words`` is the command line without the program's name."""
+    replace_closed()
     arguments = _parser().parse_args(words)
     try:
         answer: Answer = arguments.run(arguments)

@@ -274,7 +274,7 @@ class TerminalReport(WatchedReport):
 def choose_report(*, as_json: bool, quiet: bool, stream: IO[str] | None = None) -> QuietReport:
     """The report that fits where standard error goes."""
     stream = stream or sys.stderr
-    if quiet or stream is None:
+    if quiet:
         return QuietReport()
     if as_json:
         return JsonReport(stream)

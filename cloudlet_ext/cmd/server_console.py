@@ -14,7 +14,7 @@ import tty
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from cloudlet_ext.cmd.call import Call, Outcome
 
@@ -53,13 +53,12 @@ def run(call: Call) -> Outcome:
     from cloudlet_ext.worker.console import ConsoleReader
 
     guest = server.load(call.home, call.arguments.name)
-    if call.arguments.json or not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
+    if call.arguments.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         said = ConsoleReader(guest.folder)
         if call.arguments.json:
             return Outcome({"name": guest.name, "console": said.rest().decode(errors="replace")}, "")
-        if sys.stdout is not None:
-            while piece := said.read():
-                sys.stdout.buffer.write(piece)
+        while piece := said.read():
+            sys.stdout.buffer.write(piece)
         return Outcome({}, "")
     guest = server.load_running(call.home, guest.name)
     with _raw(sys.stdin.fileno()):
@@ -67,11 +66,6 @@ def run(call: Call) -> Outcome:
         print(f"console of {guest.name}: Ctrl-] leaves", end="\r\n", file=sys.stderr, flush=True)
         has_left = _talk(guest, sys.stdin.fileno(), sys.stdout.fileno())
     return Outcome({}, f"\nleft the console of {guest.name}" if has_left else f"\nserver {guest.name} has ended")
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    """Python has no stream at all where the descriptor was closed."""
-    return stream is not None and stream.isatty()
 
 
 @contextlib.contextmanager

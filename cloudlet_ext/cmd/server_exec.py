@@ -11,7 +11,8 @@ from cloudlet_ext.cmd.call import Call, Outcome
 SUMMARY = "run a command in a server, by its guest agent"
 DESCRIPTION = """
 Runs a command in the guest (which must run qemu-guest-agent), without a network. Its output is shown when
-it has ended, and its exit status is ours. With --stdin it is given all of our standard input.
+it has ended, and its exit status is ours. With --stdin it is given all of our standard input: nothing, where
+that is closed.
 """
 EXAMPLE = "cloudlet server exec shop -- systemctl is-active nginx"
 

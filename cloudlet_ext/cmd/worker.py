@@ -15,6 +15,7 @@ import traceback
 from types import FrameType
 from typing import Any
 
+from cloudlet_ext.cmd.streams import replace_closed
 from cloudlet_ext.exception import CloudletError
 from cloudlet_ext.job import errors
 from cloudlet_ext.job.channel import Channel, ChannelReport
@@ -57,6 +58,7 @@ def _run(channel: Channel) -> dict[str, Any]:
 
 def main() -> int:
     """Do the job on standard input."""
+    replace_closed()
     _guard_secrets()
     signal.signal(signal.SIGTERM, _cancel)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cloudlet_ext.worker.report import Report
 from cloudlet_ext.worker.server import Server
 from cloudlet_ext.worker.synthesis import SynthesisRequest
 from tests.functional import guest as tools
+from tests.functional.test_cli import CommandLine
 
 BOOT_S = 250.0
 KEPT_MIB, DELETED_MIB = 6, 24
@@ -29,6 +31,13 @@ def in_guest(guest: Server, line: str) -> str:
 
 def address(guest: Server) -> str:
     return in_guest(guest, "cat /sys/class/net/eth0/address")
+
+
+def exec_without_streams(home: Home, name: str, line: str) -> int:
+    """``server exec`` of a shell's line with all three standard streams closed; its exit code."""
+    words = CommandLine(home.path.parent).command("server", "exec", name, "--stdin", "--", "/bin/sh", "-c", line)
+    closed = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words]
+    return subprocess.run(closed, check=False, timeout=tools.WAIT_S).returncode
 
 
 def test_the_whole_way(home: Home, guests: Path, tmp_path: Path) -> None:
@@ -50,6 +59,7 @@ def test_the_whole_way(home: Home, guests: Path, tmp_path: Path) -> None:
         assert address(source) == source.record.mac != source.record.machine["mac"]
         mib = f"bs=1M count={KEPT_MIB}"
         in_guest(source, f"dd if=/dev/urandom of=/root/kept {mib}; dd if=/dev/urandom of=/dev/shm/kept {mib}")
+        assert exec_without_streams(home, "source", 'echo said; test -z "$(cat)" && exit 3') == 3
         # What was written and deleted is trimmed away.
         in_guest(source, f"dd if=/dev/urandom of=/root/gone bs=1M count={DELETED_MIB} conv=fsync; rm /root/gone; sync")
         in_guest(source, "echo 3 >/proc/sys/vm/drop_caches")

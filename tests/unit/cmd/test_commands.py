@@ -211,6 +211,27 @@ def test_output_that_nobody_reads(cloudlet: CommandLine) -> None:
     assert done.stderr == ""
 
 
+def test_standard_error_is_closed(cloudlet: CommandLine) -> None:
+    """An error is not output."""
+    command = [sys.executable, "-m", "cloudlet_ext.cmd.cloudlet", "--home", cloudlet.home, "server", "show", "nothing"]
+    shell = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    done = subprocess.run(shell, check=False, stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stdout) == (4, "")
+
+
+def test_a_child_gets_no_file_of_ours_as_its_standard_output(tmp_path: Path) -> None:
+    """The first file that is opened would get the number of what was closed."""
+    script = (
+        "import subprocess, sys\nfrom cloudlet_ext.cmd.streams import replace_closed\nreplace_closed()\n"
+        "file = open(sys.argv[1], 'wb')\nsubprocess.run(['/bin/echo', 'said'], check=True)\n"
+        "sys.exit(file.fileno())"
+    )
+    out = tmp_path / "file"
+    shell = ["/bin/sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-c", script, str(out)]
+    assert subprocess.run(shell, check=False).returncode > 2
+    assert out.read_bytes() == b""
+
+
 def test_start_is_fast(cloudlet: CommandLine) -> None:
     """No library is read for help: numpy alone takes as long as all of it."""
     script = (
