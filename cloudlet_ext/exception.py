@@ -10,10 +10,12 @@ class CloudletError(Exception):
     """Base of all errors that a user can cause or meet.
 
     A subclass gives ``msg_fmt``, a ``%(name)s`` template; the facts are passed by keyword, kept as
-    attributes and put into the message. ``exit_code`` is what the command line ends with.
+    attributes and put into the message, which is right for whoever meets it, at the command line or in Nova.
+    ``exit_code`` is what the command line ends with, ``hint`` what it alone adds: its own way out.
     """
 
     msg_fmt: ClassVar[str] = "An unknown error occurred."
+    hint: ClassVar[str] = ""
     exit_code: ClassVar[int] = 1
 
     def __init__(self, **facts: Any) -> None:

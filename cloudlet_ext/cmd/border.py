@@ -62,7 +62,7 @@ def _told(error: BaseException, watch: Watch) -> _Told:
         return _Told(_INTERRUPTED, "Interrupted.", signal.exit_code, {})
     kind = type(error).__name__
     if isinstance(error, CloudletError):
-        return _Told(kind, str(error), error.exit_code, error.facts)
+        return _Told(kind, f"{error} {error.hint}".strip(), error.exit_code, error.facts)
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         facts = {"errno": error.errno, "path": error.filename}

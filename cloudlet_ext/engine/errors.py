@@ -136,7 +136,8 @@ class SignatureError(EngineError):
 class Unsigned(SignatureError):
     """A signature was required and there is none."""
 
-    msg_fmt = "%(path)s is not signed. Ask its maker to sign it, or do not require a signature."
+    msg_fmt = "%(path)s is not signed. Ask its maker to sign it."
+    hint = "Or do not require a signature."
 
 
 class UnknownSigner(SignatureError):

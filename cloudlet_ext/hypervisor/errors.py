@@ -35,7 +35,8 @@ class ScratchFull(HypervisorError):
     """There is no room for what a capture takes."""
 
     exit_code = 8
-    msg_fmt = "No space is left in %(path)s for %(what)s. Free some, or choose another CLOUDLET_HOME."
+    msg_fmt = "No space is left in %(path)s for %(what)s. Free some and try again."
+    hint = "Or choose another CLOUDLET_HOME."
 
 
 class MonitorFailed(HypervisorError):
@@ -76,15 +77,21 @@ class AcceleratorMismatch(MachineMismatch):
 class QemuMissing(HypervisorError):
     """No usable QEMU."""
 
-    msg_fmt = (
-        "QEMU (%(binary)s) cannot be used: %(reason)s. Install qemu-system-x86 8.2 or newer, or set CLOUDLET_QEMU."
-    )
+    msg_fmt = "QEMU (%(binary)s) cannot be used: %(reason)s. Install qemu-system-x86 8.2 or newer."
+    hint = "Or set CLOUDLET_QEMU."
+
+
+class QemuImgMissing(HypervisorError):
+    """QEMU's tool for images is not installed."""
+
+    msg_fmt = "There is no program qemu-img on PATH. Install qemu-utils."
 
 
 class QemuTooOld(HypervisorError):
     """QEMU lacks what is needed."""
 
-    msg_fmt = "%(binary)s is QEMU %(found)s, %(needed)s or newer is needed. Install a newer one, or set CLOUDLET_QEMU."
+    msg_fmt = "%(binary)s is QEMU %(found)s, %(needed)s or newer is needed. Install a newer one."
+    hint = "Or set CLOUDLET_QEMU."
 
 
 class MachineTypeUnknown(HypervisorError):

@@ -28,7 +28,7 @@ class ImageInfo:
 def _qemu_img(*arguments: str) -> str:
     binary = shutil.which("qemu-img")
     if binary is None:
-        raise errors.QemuMissing(binary="qemu-img", reason="no such program on PATH")
+        raise errors.QemuImgMissing
     done = subprocess.run(
         [binary, *arguments],
         capture_output=True,

@@ -189,7 +189,7 @@ class CloudletManager:
             self.synthesiser.complete(instance.uuid)
             self._runner.store.end(operation, SUCCEEDED, None, said.get("result"))
             return
-        error = f"The server's overlay did not arrive whole: {said.get('error', 'the worker ended early')}"
+        error = synthesiser.lost(said.get("error", "The worker ended early."))
         self._runner.store.end(operation, FAILED, error)
         self.synthesiser.give_up(instance.uuid, error)
 

@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 _TYPE, _BASE_ID, _MEMORY_IMAGE = "image_cloudlet_type", "image_cloudlet_base_id", "image_cloudlet_memory_image"
 _OVERLAY = "overlay_url"
 _EARLY = "early"
+_WAY_OUT = "Delete the server, or rebuild it to have it synthesised again."
 _SETTLE_TIMEOUT_S = 3600.0
 _ACTIVE_TIMEOUT_S = 60.0
 
@@ -52,9 +53,13 @@ def require_whole(instance: Any) -> None:
     """InstancePowerOnFailure when the server's overlay never arrived whole: its disk is no disk to boot from."""
     if marks.ARRIVING in instance.system_metadata:
         raise exception.InstancePowerOnFailure(
-            reason="its overlay did not arrive whole, so its disk is incomplete. Delete the server, or rebuild it to "
-            "have it synthesised again"
+            reason=f"its overlay did not arrive whole, so its disk is incomplete. {_WAY_OUT}"
         )
+
+
+def lost(reason: str) -> str:
+    """What to tell of a server whose overlay did not arrive whole; ``reason``: as a sentence."""
+    return f"The server's overlay did not arrive whole: {reason} {_WAY_OUT}"
 
 
 def base_of(instance: Any) -> str | None:
@@ -137,7 +142,7 @@ class Synthesiser:
             result = task.finish(_SETTLE_TIMEOUT_S)
             server_record.forget(server_id, marks.ARRIVING)
         except WorkerFailed as failure:
-            error = f"The server's overlay did not arrive whole: {failure}"
+            error = lost(str(failure))
             self.give_up(server_id, error)
         server_record.release(server_id, task_states.ALL)
         task.ended(error, result)

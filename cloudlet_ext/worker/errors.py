@@ -101,16 +101,10 @@ class SourceLost(WorkerError):
 
     exit_code = 6
     msg_fmt = (
-        "The overlay %(overlay)s stopped arriving and did not come back: %(reason)s. The server was removed, since a "
-        "part of its memory or disk is missing. Try again."
+        "The overlay %(overlay)s stopped arriving and did not come back: %(reason)s. A part of the server's memory or "
+        "disk is missing."
     )
-
-
-class KeyringUnfit(WorkerError):
-    """A signature was required and is not there."""
-
-    exit_code = 11
-    msg_fmt = "%(reason)s."
+    hint = "The server was removed. Try again."
 
 
 class LayoutMismatch(WorkerError):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloudlet_ext.hypervisor import images
-from cloudlet_ext.hypervisor.errors import ImageUnusable, QemuMissing
+from cloudlet_ext.hypervisor.errors import ImageUnusable, QemuImgMissing
 
 
 def create(path: Path, *arguments: str) -> Path:
@@ -75,7 +75,7 @@ def test_what_cannot_be_an_image_is_refused(tmp_path: Path) -> None:
 def test_qemu_img_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "image").write_bytes(bytes(4096))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(QemuMissing, match="qemu-img"):
+    with pytest.raises(QemuImgMissing, match="qemu-img"):
         images.inspect(tmp_path / "image")
 
 
