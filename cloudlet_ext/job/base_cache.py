@@ -3,7 +3,7 @@
 
 ``BASE_ID/`` is a base directory of the engine; ``BASE_ID.verified`` tells in which state its files were verified last;
 ``BASE_ID.lock`` is held shared by whoever uses the base and exclusively by whoever fetches or removes it. The time of
-the lock file is that of the last use.
+the lock file is that of the last use. The two files go with their base.
 """
 
 from __future__ import annotations
@@ -28,6 +28,37 @@ from cloudlet_ext.job.images import Images
 from cloudlet_ext.worker.report import Report
 
 _VERIFIED = ".verified"
+_LOCK = ".lock"
+
+
+class _Lock:
+    """A lock file, made where there is none; whoever holds it exclusively may remove it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = self._open()
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def take(self, operation: int) -> None:
+        """Lock it, or lock it otherwise, as flock() does; BlockingIOError with LOCK_NB."""
+        while True:
+            fcntl.flock(self._descriptor, operation)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(self._path.stat(), os.fstat(self._descriptor)):
+                    return
+            # It was removed while we waited, or between two locks: flock() gives up one before it takes the other.
+            self.close()
+            self._descriptor = self._open()
+
+    def remove(self) -> None:
+        """Remove the file, which must be held exclusively: whoever waits for it makes a new one."""
+        self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give it up."""
+        os.close(self._descriptor)
 
 
 class BaseCache:
@@ -54,12 +85,12 @@ class BaseCache:
         """A base, fetched by ``fetch`` (which makes the folder it is given) if it is not there; kept for the block."""
         with self._lock(base_id) as lock:
             while True:
-                fcntl.flock(lock, fcntl.LOCK_SH)
+                lock.take(fcntl.LOCK_SH)
                 base = self._open(base_id)
                 if base is not None:
                     break
                 # Another operation may have fetched it meanwhile: look again with the lock.
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                lock.take(fcntl.LOCK_EX)
                 base = self._open(base_id)
                 if base is None:
                     self._fetch(base_id, fetch, report)
@@ -90,7 +121,7 @@ class BaseCache:
     def add(self, made: Path, base_id: str) -> None:
         """Take a base directory that was made here, unless it is there already."""
         with self._lock(base_id) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.take(fcntl.LOCK_EX)
             final = self.folder / base_id
             if not final.exists():
                 made.rename(final)
@@ -138,20 +169,28 @@ class BaseCache:
             if base_id != keep and base_id not in self._in_use and (too_much or too_old) and self._remove(base_id):
                 del sizes[base_id]
                 removed.append(base_id)
+        self._remove_files_without_base()
         return removed
+
+    def _remove_files_without_base(self) -> None:
+        """Of bases whose fetching failed, or which somebody has deleted. Those of one that is fetched now are held."""
+        files = {path.stem for path in self.folder.iterdir() if path.suffix in (_LOCK, _VERIFIED)}
+        for base_id in files.difference(self.ids()):
+            self._remove(base_id)
 
     def _remove(self, base_id: str) -> bool:
         with self._lock(base_id) as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.take(fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
             shutil.rmtree(self.folder / base_id, ignore_errors=True)
             (self.folder / f"{base_id}{_VERIFIED}").unlink(missing_ok=True)
+            lock.remove()
             return True
 
     def _lock_path(self, base_id: str) -> Path:
-        return self.folder / f"{base_id}.lock"
+        return self.folder / f"{base_id}{_LOCK}"
 
     def _last_use(self, base_id: str) -> float:
         try:
@@ -160,16 +199,17 @@ class BaseCache:
             return 0.0
 
     @contextlib.contextmanager
-    def _lock(self, base_id: str) -> Iterator[int]:
-        descriptor = os.open(self._lock_path(base_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+    def _lock(self, base_id: str) -> Iterator[_Lock]:
+        with contextlib.closing(_Lock(self._lock_path(base_id))) as lock:
+            yield lock
 
 
 def _used_bytes(folder: Path) -> int:
-    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    try:
+        return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    except FileNotFoundError:
+        # Another process removes it just now.
+        return 0
 
 
 def fetch_images(images: Images, disk: str, memory: str, report: Report) -> Callable[[Path], None]:

@@ -129,9 +129,13 @@ class CloudletManager:
     def _cached(self) -> list[str]:
         """Bases in this host's cache, the most recently used first."""
         folder = jobs.folder("bases")
-        locks = {path.stem: path.stat().st_mtime for path in folder.glob("*.lock")} if folder.is_dir() else {}
-        there = [base_id for base_id in locks if (folder / base_id / "manifest.json").exists()]
-        return sorted(there, key=lambda base_id: -locks[base_id])
+        last_use: dict[str, float] = {}
+        for lock in folder.glob("*.lock") if folder.is_dir() else ():
+            # A worker may remove it meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                last_use[lock.stem] = lock.stat().st_mtime
+        there = [base_id for base_id in last_use if (folder / base_id / "manifest.json").exists()]
+        return sorted(there, key=lambda base_id: -last_use[base_id])
 
     def _instances(self) -> Any:
         context = nova_context.get_admin_context()

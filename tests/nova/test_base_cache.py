@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache of bases, shared by processes that use, fetch and remove them at once."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloudlet_ext.engine.base import Base
+from cloudlet_ext.job.base_cache import BaseCache
+from cloudlet_ext.worker.report import Report
+
+GOLDEN = Path(__file__).parents[1] / "golden/v1/base"
+LIMIT_S = 60.0
+
+USER = """
+import shutil, sys, time
+from pathlib import Path
+from cloudlet_ext.job.base_cache import BaseCache
+from cloudlet_ext.worker.report import Report
+
+golden, folder, base_id = sys.argv[1:4]
+cache = BaseCache(Path(folder), limit_bytes=1)
+
+def fetch(final):
+    alone = Path(folder, "fetching")
+    alone.touch(exist_ok=False)
+    shutil.copytree(golden, final)
+    alone.unlink()
+"""
+HOLDER = """
+with cache.using(base_id, fetch, Report()):
+    print("in use", flush=True)
+    sys.stdin.read()
+"""
+CHURN = """
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    with cache.using(base_id, fetch, Report()) as base:
+        time.sleep(0.001)
+        assert base.memory_path.stat().st_size
+    cache.evict()
+"""
+
+
+@pytest.fixture
+def base_id() -> str:
+    with Base.open(GOLDEN) as base:
+        return base.base_id
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> BaseCache:
+    """It removes what nobody uses as soon as it may."""
+    return BaseCache(tmp_path / "bases", limit_bytes=1)
+
+
+def user(cache: BaseCache, base_id: str, body: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", USER + body, str(GOLDEN), str(cache.folder), base_id]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    process.communicate(timeout=LIMIT_S)
+    return process.returncode
+
+
+def waiting_for(path: Path) -> Iterator[str]:
+    """Who waits for a lock of a file, as the kernel tells."""
+    inode = f":{path.stat().st_ino} "
+    return (line for line in Path("/proc/locks").read_text().splitlines() if "->" in line and inode in line)
+
+
+def test_nothing_stays_of_a_removed_base(cache: BaseCache, base_id: str) -> None:
+    holder = user(cache, base_id, HOLDER)
+    assert holder.stdout and holder.stdout.readline() == "in use\n"
+    there = {base_id, f"{base_id}.lock", f"{base_id}.verified"}
+    assert cache.evict() == [] and set(os.listdir(cache.folder)) == there
+    assert ended(holder) == 0
+    assert cache.evict() == [base_id] and os.listdir(cache.folder) == []
+
+
+def test_nothing_stays_of_a_base_that_never_came_or_was_deleted(cache: BaseCache, base_id: str) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError("no image service")
+
+    with pytest.raises(OSError, match="no image service"), cache.using("f" * 64, fail, Report()):
+        pass
+    (cache.folder / f"{base_id}.verified").write_text("[]")
+    assert cache.evict() == [] and os.listdir(cache.folder) == []
+
+
+def test_who_waits_for_a_base_that_is_removed_has_a_new_one(cache: BaseCache, base_id: str) -> None:
+    """It must not hold the removed lock file, which nobody else would look at."""
+    with cache._lock(base_id) as lock:
+        lock.take(fcntl.LOCK_EX)
+        holder = user(cache, base_id, HOLDER)
+        deadline = time.monotonic() + LIMIT_S
+        while not any(waiting_for(cache.folder / f"{base_id}.lock")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        lock.remove()
+    assert holder.stdout and holder.stdout.readline() == "in use\n"
+    assert cache.evict() == [] and (cache.folder / base_id).exists()
+    assert ended(holder) == 0
+
+
+def test_many_use_and_remove_one_base(cache: BaseCache, base_id: str) -> None:
+    """One fetches at a time, nobody's base is removed, and nothing is left."""
+    users = [user(cache, base_id, CHURN) for _ in range(4)]
+    assert [ended(one) for one in users] == [0, 0, 0, 0]
+    cache.evict()
+    assert os.listdir(cache.folder) == []
