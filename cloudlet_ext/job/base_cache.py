@@ -27,6 +27,9 @@ from cloudlet_ext.job import errors
 from cloudlet_ext.job.images import Images
 from cloudlet_ext.worker.report import Report
 
+FETCHING = "base"
+"""The stage in which a base is fetched."""
+
 _VERIFIED = ".verified"
 _LOCK = ".lock"
 
@@ -101,7 +104,7 @@ class BaseCache:
                 yield base
 
     def _fetch(self, base_id: str, fetch: Callable[[Path], None], report: Report) -> None:
-        report.stage("base")
+        report.stage(FETCHING)
         final = self.folder / base_id
         shutil.rmtree(final, ignore_errors=True)
         fetch(final)

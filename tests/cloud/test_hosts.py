@@ -26,6 +26,7 @@ def precache(cloud: Cloud, site: Site, **where: object) -> list[str]:
     for operation_id in operations:
         ended = cloud.operation_ended(operation_id, account="")
         assert ended["state"] == "succeeded", ended
+        assert [one["name"] for one in ended["stages"]] == ["verify", "base"][: 1 + ended["result"]["fetched"]]
     return operations
 
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from cloudlet_ext.engine.base import Base
+from cloudlet_ext.job import precache
 from cloudlet_ext.job.base_cache import BaseCache
+from cloudlet_ext.job.channel import Channel
 from cloudlet_ext.worker.report import Report
 
 GOLDEN = Path(__file__).parents[1] / "golden/v1/base"
@@ -118,3 +122,17 @@ def test_many_use_and_remove_one_base(cache: BaseCache, base_id: str) -> None:
     assert [ended(one) for one in users] == [0, 0, 0, 0]
     cache.evict()
     assert os.listdir(cache.folder) == []
+
+
+def test_a_base_that_is_here_is_verified_and_not_fetched_ahead(cache: BaseCache, base_id: str, tmp_path: Path) -> None:
+    cache.add(Path(shutil.copytree(GOLDEN, tmp_path / "made")), base_id)
+    job = {
+        "images": {"endpoint": "http://127.0.0.1:9", "token": "none"},
+        "cache": {"folder": str(cache.folder), "limit_bytes": 0, "keep_s": 0, "in_use": []},
+        "base_id": base_id,
+        "base_image": "disk",
+        "base_memory_image": "memory",
+    }
+    report = Report()
+    assert precache.run(job, Channel(io.StringIO(), io.StringIO()), report) == {"base_id": base_id, "fetched": False}
+    assert [name for name, _ in report.stages] == ["verify"]
