@@ -170,13 +170,18 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
+    """A file system of 1 MiB, in a user namespace, for which nobody need be root; it goes with the process there."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a small file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+    mount = 'mount -t tmpfs -o size=1m tmpfs "$0" && echo mounted && read -r _'
+    with subprocess.Popen(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as owner:
+        assert owner.stdout and owner.stderr
+        if owner.stdout.readline() != "mounted\n":
+            pytest.fail(f"no small file system can be mounted, a user namespace is needed: {owner.stderr.read()}")
+        yield Path(f"/proc/{owner.pid}/root{folder}")

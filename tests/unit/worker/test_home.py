@@ -27,8 +27,8 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CLOUDLET_HOME", str(tmp_path))
     assert default_path() == tmp_path
     monkeypatch.setenv("CLOUDLET_HOME", "")
-    if os.geteuid() == 0:
-        assert default_path() == Path("/var/lib/cloudlet")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert default_path() == Path("/var/lib/cloudlet" if os.geteuid() == 0 else "/data/cloudlet")
     monkeypatch.chdir(tmp_path)
     assert Home(Path("relative")).path == tmp_path / "relative"
 
