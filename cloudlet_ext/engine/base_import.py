@@ -56,7 +56,7 @@ def import_base(file: BaseFile, folder: Path, progress: Progress = no_progress, 
         raise OutputExists(path=str(folder))
     if file.has_disk != (disk is None):
         raise DiskNeeded(path=file.container.path, has_disk=file.has_disk)
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_folder(folder)
     with no_space_named(folder), _locked(partial, folder):
         _check_room(file, partial)
         with _removed_on(partial, OSError):
@@ -73,9 +73,14 @@ def import_base(file: BaseFile, folder: Path, progress: Progress = no_progress, 
     return Base.open(folder)
 
 
+def partial_folder(folder: Path) -> Path:
+    """Where an import to ``folder`` keeps what it has, until it is complete."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
 def discard_import(folder: Path) -> None:
     """Throw away what an interrupted import to ``folder`` left; OutputBusy when one is running."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_folder(folder)
     if partial.exists():
         with _locked(partial, folder):
             shutil.rmtree(partial)

@@ -20,7 +20,7 @@ from typing import Any
 
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.engine.base_file import BaseFile
-from cloudlet_ext.engine.base_import import import_base
+from cloudlet_ext.engine.base_import import discard_import, import_base, partial_folder
 from cloudlet_ext.engine.errors import EngineError, FormatError
 from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.job import errors
@@ -52,8 +52,9 @@ class _Lock:
                 if os.path.samestat(self._path.stat(), os.fstat(self._descriptor)):
                     return
             # It was removed while we waited, or between two locks: flock() gives up one before it takes the other.
-            self.close()
-            self._descriptor = self._open()
+            opened = self._open()
+            os.close(self._descriptor)
+            self._descriptor = opened
 
     def remove(self) -> None:
         """Remove the file, which must be held exclusively: whoever waits for it makes a new one."""
@@ -106,7 +107,8 @@ class BaseCache:
     def _fetch(self, base_id: str, fetch: Callable[[Path], None], report: Report) -> None:
         report.stage(FETCHING)
         final = self.folder / base_id
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            shutil.rmtree(final)
         fetch(final)
         with Base.open(final) as made:
             if made.base_id != base_id:
@@ -122,17 +124,22 @@ class BaseCache:
             (folder / name).chmod(0o444)
 
     def add(self, made: Path, base_id: str) -> None:
-        """Take a base directory that was made here, unless it is there already."""
+        """Take a base directory that was made here, unless it is there already, and whole."""
         with self._lock(base_id) as lock:
             lock.take(fcntl.LOCK_EX)
-            final = self.folder / base_id
-            if not final.exists():
+            known, final = self._open(base_id), self.folder / base_id
+            if known is not None:
+                known.close()
+            else:
+                if final.exists():
+                    shutil.rmtree(final)
                 made.rename(final)
                 self._share(final)
         self.evict(keep=base_id)
 
     def _open(self, base_id: str) -> Base | None:
-        """The base if it is whole; what is damaged is thrown away, to be fetched again."""
+        """The base if it is whole; None for one that is damaged, which is then fetched again. OSError says nothing of
+        it, only of this host."""
         folder = self.folder / base_id
         if not folder.exists():
             return None
@@ -145,7 +152,7 @@ class BaseCache:
             except BaseException:
                 base.close()
                 raise
-        except (EngineError, OSError):
+        except EngineError:
             return None
         return base
 
@@ -159,7 +166,12 @@ class BaseCache:
             if json.loads(note.read_text()) == seen:
                 return
         base.verify()
-        note.write_text(json.dumps(seen))
+        try:
+            note.write_text(json.dumps(seen))
+        except OSError:
+            # Without it the base is verified again at its next use.
+            with contextlib.suppress(OSError):
+                note.unlink()
 
     def evict(self, keep: str = "") -> list[str]:
         """Remove bases that nobody uses: too old ones, then the longest unused ones until the rest fits."""
@@ -177,17 +189,24 @@ class BaseCache:
 
     def _remove_files_without_base(self) -> None:
         """Of bases whose fetching failed, or which somebody has deleted. Those of one that is fetched now are held."""
-        files = {path.stem for path in self.folder.iterdir() if path.suffix in (_LOCK, _VERIFIED)}
+        files = {path.name.strip(".").split(".")[0] for path in self.folder.iterdir() if "." in path.name}
         for base_id in files.difference(self.ids()):
-            self._remove(base_id)
+            self._remove(base_id, unless_there=True)
 
-    def _remove(self, base_id: str) -> bool:
+    def _remove(self, base_id: str, unless_there: bool = False) -> bool:
         with self._lock(base_id) as lock:
             try:
                 lock.take(fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
+            if unless_there and (self.folder / base_id).exists():
+                # It came between the look and the lock.
+                return False
             shutil.rmtree(self.folder / base_id, ignore_errors=True)
+            # What the end of a process, in the middle of a fetch, has left.
+            shutil.rmtree(partial_folder(self.folder / base_id), ignore_errors=True)
+            for part in _parts(self.folder / base_id):
+                part.unlink(missing_ok=True)
             (self.folder / f"{base_id}{_VERIFIED}").unlink(missing_ok=True)
             lock.remove()
             return True
@@ -219,7 +238,7 @@ def fetch_images(images: Images, disk: str, memory: str, report: Report) -> Call
     """How to make a base directory of the two images of a base."""
 
     def fetch(folder: Path) -> None:
-        parts = [folder.with_name(f".{folder.name}.{name}") for name in ("disk", "pages")]
+        parts = _parts(folder)
         try:
             for part, image in zip(parts, (disk, memory), strict=True):
                 images.download(image, part, report.progress)
@@ -231,7 +250,14 @@ def fetch_images(images: Images, disk: str, memory: str, report: Report) -> Call
             finally:
                 source.close()
         finally:
+            # It could go on only with the files that it was made of, which would have to be fetched again.
+            discard_import(folder)
             for part in parts:
                 part.unlink(missing_ok=True)
 
     return fetch
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The two images of a base while it is fetched."""
+    return [folder.with_name(f".{folder.name}.{name}") for name in ("disk", "pages")]

@@ -17,8 +17,9 @@ import pytest
 
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.job import precache
-from cloudlet_ext.job.base_cache import BaseCache
+from cloudlet_ext.job.base_cache import BaseCache, fetch_images
 from cloudlet_ext.job.channel import Channel
+from cloudlet_ext.job.errors import ImageUnsuitable
 from cloudlet_ext.worker.report import Report
 
 GOLDEN = Path(__file__).parents[1] / "golden/v1/base"
@@ -136,3 +137,59 @@ def test_a_base_that_is_here_is_verified_and_not_fetched_ahead(cache: BaseCache,
     report = Report()
     assert precache.run(job, Channel(io.StringIO(), io.StringIO()), report) == {"base_id": base_id, "fetched": False}
     assert [name for name, _ in report.stages] == ["verify"]
+
+
+def copied(final: Path) -> None:
+    shutil.copytree(GOLDEN, final)
+
+
+def test_what_an_ended_fetch_has_left_goes(cache: BaseCache, base_id: str) -> None:
+    (cache.folder / f".{base_id}.partial").mkdir()
+    for name in (f".{base_id}.partial/slots", f".{base_id}.disk", f".{base_id}.pages", f"{base_id}.lock"):
+        (cache.folder / name).touch()
+    cache.evict()
+    assert not list(cache.folder.iterdir())
+
+
+def test_a_failed_fetch_leaves_nothing(tmp_path: Path, cache: BaseCache, base_id: str) -> None:
+    """The pages come, and are not those of a base."""
+
+    class Images:
+        def download(self, image: str, path: Path, progress: object) -> None:
+            path.write_bytes(b"nonsense" * 1000)
+
+    fetch = fetch_images(Images(), "disk", "memory", Report())  # type: ignore[arg-type]
+    with pytest.raises(ImageUnsuitable), cache.using(base_id, fetch, Report()):
+        pass
+    assert [path.name for path in cache.folder.iterdir()] == [f"{base_id}.lock"]
+
+
+def test_a_base_that_comes_while_others_are_looked_through_stays(
+    tmp_path: Path, base_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = BaseCache(tmp_path / "bases")
+    with cache.using(base_id, copied, Report()):
+        pass
+    monkeypatch.setattr(cache, "ids", list)
+    cache.evict()
+    with Base.open(cache.folder / base_id) as base:
+        assert base.base_id == base_id
+
+
+def test_a_base_that_cannot_be_noted_is_used_and_stays(tmp_path: Path, base_id: str) -> None:
+    """As on a full disk: it is whole all the same."""
+    cache = BaseCache(tmp_path / "bases")
+    (cache.folder / f"{base_id}.verified" / "no file").mkdir(parents=True)
+    for fetch in (copied, pytest.fail):
+        with cache.using(base_id, fetch, Report()) as base:
+            assert base.base_id == base_id
+
+
+def test_a_base_that_was_made_here_takes_the_place_of_a_broken_one(tmp_path: Path, base_id: str) -> None:
+    cache = BaseCache(tmp_path / "bases")
+    copied(cache.folder / base_id)
+    (cache.folder / base_id / "memory").unlink()
+    copied(tmp_path / "made")
+    cache.add(tmp_path / "made", base_id)
+    with cache.using(base_id, pytest.fail, Report()) as base:
+        base.verify()
