@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,10 @@ class DescribedBase(BaseContent, Protocol):
 
     @property
     def machine(self) -> dict[str, Any]: ...
+
+
+_HOMES_LOCK = threading.Lock()
+"""Several threads unpack, and the homes of millions of runs must not be found several times over at once."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,9 @@ class OverlayFile:
             if base is None:
                 raise Malformed(path=self.path, place=segment.place, reason="the base is needed to unpack it")
             slots = np.arange(segment.first_slot, segment.first_slot + segment.slots)
-            prefix = segment_prefix(self.table.homes.of(slots), base)
+            with _HOMES_LOCK:
+                homes = self.table.homes
+            prefix = segment_prefix(homes.of(slots), base)
         return self.container.unpack(segment, stored, prefix)
 
     def verify(self, base: BaseContent | None, progress: Progress = no_progress) -> None:

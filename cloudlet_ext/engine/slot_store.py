@@ -68,14 +68,28 @@ class SlotStore:
         """Number of the segment that holds each of ``slots``, shape (n,)."""
         return self._numbers[np.searchsorted(self._first_slots, slots, side="right") - 1]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all segments are here."""
+        return len(self.arrivals) == len(self._infos)
+
+    @property
+    def segments(self) -> int:
+        """How many there are in all."""
+        return len(self._infos)
+
+    def spanned(self, slots: Numbers, counts: Numbers) -> Numbers:
+        """In how many segments each run of ``counts`` slots from ``slots`` on lies, shape (n,)."""
+        first = np.searchsorted(self._first_slots, slots, side="right") - 1
+        return np.searchsorted(self._first_slots, slots + counts) - first
+
     def divide(self, slots: Numbers, counts: Numbers) -> tuple[Numbers, Numbers, Numbers, Numbers]:
         """Divide runs of ``counts`` slots from ``slots`` on where segments meet.
 
         Gives for each part the number of its run, its place in the run, its slots and its segment; shapes (parts,).
         """
-        ends = slots + counts
+        ends, parts = slots + counts, self.spanned(slots, counts)
         first = np.searchsorted(self._first_slots, slots, side="right") - 1
-        parts = np.searchsorted(self._first_slots, ends) - first
         run = np.repeat(np.arange(len(slots)), parts)
         place = first[run] + np.arange(len(run)) - np.repeat(np.cumsum(parts) - parts, parts)
         begins = np.maximum(slots[run], self._first_slots[place])
@@ -105,16 +119,6 @@ class SlotStore:
                 if not self._sleep(end):
                     return False
         return True
-
-    def wait_arrivals(self, seen: int, timeout_s: float | None = None) -> list[int]:
-        """Wait until more than ``seen`` segments are here; ``arrivals[seen:]``, empty after
-        ``timeout_s`` or if there are no more to come. Raises what fail() was given."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._change:
-            while len(self.arrivals) <= seen < len(self._infos):
-                if not self._sleep(end):
-                    break
-            return self.arrivals[seen:]
 
     def _sleep(self, end: float | None) -> bool:
         if self._error is not None:

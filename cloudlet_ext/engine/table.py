@@ -86,8 +86,11 @@ class ChunkTable:
     def parts(self) -> Iterator[ChunkTable]:
         """The table in parts of at most PIECE_RUNS entries."""
         for first in range(0, self.entries, PIECE_RUNS):
-            rows = slice(first, first + PIECE_RUNS)
-            yield ChunkTable(self.starts[rows], self.counts[rows], self.kinds[rows], self.sources[rows])
+            yield self.picked(slice(first, first + PIECE_RUNS))
+
+    def picked(self, rows: slice | NDArray[np.bool_]) -> ChunkTable:
+        """Some of the runs."""
+        return ChunkTable(self.starts[rows], self.counts[rows], self.kinds[rows], self.sources[rows])
 
     @cached_property
     def slots(self) -> int:

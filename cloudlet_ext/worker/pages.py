@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloudlet_ext.engine.base import Base
-from cloudlet_ext.engine.chunks import SPAN_CHUNKS, Numbers, ranges
+from cloudlet_ext.engine.chunks import PIECE_CHUNKS, SPAN_CHUNKS, Numbers, ranges
 from cloudlet_ext.engine.fetch import Fetcher
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.slot_store import SlotStore
@@ -65,27 +65,50 @@ _HOLD_S = 1.0
 
 
 class _Arriving:
-    """Pages by the segments that bring them."""
+    """Pages by the segments that bring them.
 
-    def __init__(self, table: ChunkTable, store: SlotStore, offset: int) -> None:
-        columns: list[tuple[Numbers, Numbers, Numbers]] = []
+    It takes memory for the runs of the table and for the segments, not for the pages. Where too many runs lie in many
+    segments each, as in no honest file, the rest is late: these pages are given when all segments are here.
+    """
+
+    def __init__(self, table: ChunkTable, store: SlotStore, offset: int, end: int) -> None:
+        columns: list[tuple[NDArray[np.int32], ...]] = [(np.empty(0, dtype=np.int32),) * 3]
+        self._late: list[ChunkTable] = []
+        room = 2 * store.segments
         for part in table.parts():
-            stored = part.kinds == ChunkKind.STORED
-            run, place, counts, segments = store.divide(part.sources[stored], part.counts[stored])
-            columns.append((segments, part.starts[stored][run] + place - offset, counts))
-        empty = np.empty(0, dtype=np.int64)
-        segments, starts, counts = (np.concatenate(column) for column in zip((empty,) * 3, *columns, strict=True))
-        by_segment = np.argsort(segments, kind="stable")
-        self._segments, self._starts, self._counts = (column[by_segment] for column in (segments, starts, counts))
-        self.count = int(counts.sum())
+            part = part.within(offset, end)
+            part = part.picked(part.kinds == ChunkKind.STORED)
+            room += 2 * part.entries
+            spanned = np.cumsum(store.spanned(part.sources, part.counts))
+            early = int(np.searchsorted(spanned, room, side="right"))
+            room -= int(spanned[early - 1]) if early else 0
+            now = part.picked(slice(early))
+            if early < part.entries:
+                self._late.append(part.picked(slice(early, None)))
+            run, place, counts, segments = store.divide(now.sources, now.counts)
+            columns.append(tuple(one.astype(np.int32) for one in (segments, now.starts[run] + place - offset, counts)))
+        self._segments, self._starts, self._counts = (np.concatenate(column) for column in zip(*columns, strict=True))
+        del columns
+        by_segment = np.argsort(self._segments, kind="stable")
+        self._segments = self._segments[by_segment]
+        self._starts, self._counts = self._starts[by_segment], self._counts[by_segment]
+        self.count = int(self._counts.sum(dtype=np.int64)) + sum(part.chunks for part in self._late)
+        self._offset = offset
 
-    def of(self, segment: int) -> Numbers:
-        """Pages that ``segment`` brings, ascending."""
+    def of(self, segment: int) -> Iterator[Numbers]:
+        """Pages that ``segment`` brings, in pieces."""
         rows = slice(*np.searchsorted(self._segments, [segment, segment + 1]))
-        counts = self._counts[rows]
-        inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        pages: Numbers = np.repeat(self._starts[rows], counts) + inner
-        return pages
+        starts, counts = self._starts[rows].astype(np.int64), self._counts[rows].astype(np.int64)
+        nothing = np.zeros(len(starts), dtype=np.int64)
+        runs = ChunkTable(starts, counts, nothing.astype(np.uint8), nothing)
+        for pages, _, _ in runs.pieces():
+            yield pages
+
+    def late(self) -> Iterator[Numbers]:
+        """Pages that are given when all segments are here, in pieces."""
+        for part in self._late:
+            for numbers, _, _ in part.pieces():
+                yield numbers - self._offset
 
 
 class MemorySupply:
@@ -99,16 +122,20 @@ class MemorySupply:
     ) -> None:
         self._offset = base.layout.disk_chunks
         self._base, self._view, self._store, self._fetcher = base, view, store, fetcher
-        self._table = table.within(self._offset, base.layout.total_chunks)
+        self._table, self._end = table, base.layout.total_chunks
         early = order[order >= self._offset]
-        early = early[self._is_here(early)]
+        pieces = [early[first : first + PIECE_CHUNKS] for first in range(0, len(early), PIECE_CHUNKS)]
+        early = np.concatenate([early[:0], *(piece[self._is_here(piece)] for piece in pieces)])
         self._early: Numbers = early - self._offset
+        self._arriving = _Arriving(table, store, self._offset, self._end)
         self._rest = self._pieces(np.sort(early))
-        self._next: Numbers = next(self._rest, self._early[:0])
+        self._next: Numbers = np.empty(0, dtype=np.int64)
+        self._is_over = False
         # Pages that nobody has asked for yet would compete with the guest for the cores.
         self._released_at = time.monotonic() + (_HOLD_S if len(order) else 0.0)
-        self._arriving = _Arriving(self._table, store, self._offset)
         self._arrivals = 0
+        self._coming: Iterator[Numbers] = iter(())
+        self._late: Iterator[Numbers] | None = self._arriving.late()
         self._arrived: Numbers = np.empty(0, dtype=np.int64)
         self._pushed_stored = 0
 
@@ -121,7 +148,7 @@ class MemorySupply:
     def _pieces(self, early: Numbers) -> Iterator[Numbers]:
         """All pages that are here but for the chunks ``early``, which ascend; some at a time."""
         known = self._base.index.numbers
-        for numbers in ranges(self._offset, self._base.layout.total_chunks):
+        for numbers in ranges(self._offset, self._end):
             edges = numbers[0], numbers[-1] + 1
             if not np.diff(np.searchsorted(known, edges))[0] and not self._table.within(*edges).entries:
                 continue
@@ -159,9 +186,10 @@ class MemorySupply:
             return now
         if time.monotonic() < self._released_at:
             return self._next[:0]
-        now, self._next = self._next[:limit], self._next[limit:]
         if not len(self._next):
             self._next = next(self._rest, self._next)
+            self._is_over = not len(self._next)
+        now, self._next = self._next[:limit], self._next[limit:]
         return now
 
     def release(self) -> None:
@@ -169,12 +197,18 @@ class MemorySupply:
         self._released_at = 0.0
 
     def exhausted(self) -> bool:
-        """Whether all pages that are not zero were given."""
-        return not len(self._early) and not len(self._next) and self._pushed_stored == self._arriving.count
+        """Whether all pages that are not zero were given, and push() has found nothing more."""
+        return self._is_over and not len(self._early) and self._pushed_stored == self._arriving.count
 
     def _collect(self) -> None:
         """Pages of the segments that have arrived since the last time."""
-        while self._arrivals < len(self._store.arrivals) and not len(self._arrived):
-            segment = self._store.arrivals[self._arrivals]
-            self._arrivals += 1
-            self._arrived = self._arriving.of(segment)
+        self._arrived = next(self._coming, self._arrived)
+        while not len(self._arrived):
+            if self._arrivals < len(self._store.arrivals):
+                self._coming = self._arriving.of(self._store.arrivals[self._arrivals])
+                self._arrivals += 1
+            elif self._store.is_complete and self._late is not None:
+                self._coming, self._late = self._late, None
+            else:
+                return
+            self._arrived = next(self._coming, self._arrived)

@@ -190,6 +190,21 @@ def most_runs_that_overlap() -> bytes:
     return overlay([table(np.zeros(RUNS_LIMIT), counts, stored, sources), DEVICE, *slots(1 << 27)])
 
 
+def many_runs_over_tiny_segments() -> bytes:
+    """Each of 200 runs lies in 299,000 segments."""
+    count, times = 299_000, 200
+    pieces = [piece("chunks", b"\7" * CHUNK_BYTES, "memory", 1)] * count
+    each = np.ones(times)
+    return overlay([table(each * 0, each * count, each * 3, each * 0), DEVICE, *pieces])
+
+
+def one_segment_for_all() -> bytes:
+    """Every chunk that there may be is in it."""
+    count = LAYOUT_LIMIT // 1024
+    each = np.ones(count)
+    return overlay([table(each * 0, each * 1024, each * 3, each * 0), DEVICE, *slots(1024)])
+
+
 def longest_working_set() -> bytes:
     return overlay([NO_TABLE, DEVICE, order(0, RUNS_LIMIT)])
 

@@ -33,6 +33,7 @@ busy with other things; what grows with what is declared takes minutes, or does 
 READ = """
 import json, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from cloudlet_ext.engine import overlay_map
 from cloudlet_ext.engine.base_file import BaseFile
@@ -40,9 +41,13 @@ from cloudlet_ext.engine.base_import import import_base
 from cloudlet_ext.engine.errors import EngineError
 from cloudlet_ext.engine.file_source import FileSource
 from cloudlet_ext.engine.overlay import OverlayFile
+from cloudlet_ext.engine.index import DigestIndex
 from cloudlet_ext.engine.qcow2_view import Qcow2View
+from cloudlet_ext.engine.slot_store import SlotStore
 from cloudlet_ext.engine.statistics import count_classes
+from cloudlet_ext.engine.view import TargetView
 
+PUSHES = 100
 path, folder, action = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
 def peak():
@@ -71,6 +76,23 @@ def view():
 
 def base():
     import_base(BaseFile.open(FileSource(path)), folder / "base")
+
+def feed():
+    # An early start, all of whose content is here at once.
+    from cloudlet_ext.worker.pages import MemorySupply
+    overlay = OverlayFile.open(FileSource(path))
+    index = DigestIndex(0, overlay.layout.total_chunks, np.empty(0, np.int64), np.empty((0, 16), np.uint8))
+    base = SimpleNamespace(layout=overlay.layout, index=index)
+    store = SlotStore(folder, overlay.chunk_segments)
+    view = TargetView(base, overlay.table, store)
+    supply = MemorySupply(base, overlay.table, view, store, None, overlay.load_order())
+    for segment in overlay.chunk_segments:
+        store.arrived[segment.number] = True
+        store.arrivals.append(segment.number)
+    given = 0
+    for _ in range(PUSHES):
+        given += len(supply.push(1 << 16))
+    return given
 
 before, began = peak(), time.process_time()
 try:
@@ -188,3 +210,17 @@ def test_a_layer_is_shown_by_clusters(hostile, tmp_path: Path, name: str) -> Non
     """256 GiB of disk, all of it stored, or half of it zero."""
     cost(hostile(name), tmp_path, "view")
     assert (tmp_path / "layer").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "pages"),
+    [
+        ("most_runs_that_overlap", 100_000),
+        ("many_runs_over_tiny_segments", 200),
+        ("one_segment_for_all", 100 << 16),
+        ("longest_working_set", 0),
+    ],
+)
+def test_an_early_start_is_fed_by_runs(hostile, tmp_path: Path, name: str, pages: int) -> None:
+    """A hundred pieces of it are taken; all of them would be what QEMU takes, page by page."""
+    assert cost(hostile(name), tmp_path, "feed")["result"] >= pages

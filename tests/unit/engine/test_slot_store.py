@@ -63,7 +63,7 @@ def test_no_segments(tmp_path: Path) -> None:
     with SlotStore(tmp_path, []) as store:
         assert store.wait([])
         assert store.read(np.empty(0, dtype=np.int64)).shape == (0, CHUNK_BYTES)
-        assert store.wait_arrivals(0) == []
+        assert store.is_complete
 
 
 def test_wrong_size(store: SlotStore) -> None:
@@ -74,21 +74,30 @@ def test_wrong_size(store: SlotStore) -> None:
 
 def test_waiting(store: SlotStore) -> None:
     assert not store.wait([5], timeout_s=0.05)
-    assert store.wait_arrivals(0, timeout_s=0.05) == []
     with ThreadPoolExecutor(2) as pool:
-        one, first = pool.submit(store.wait, [5, 4]), pool.submit(store.wait_arrivals, 0)
+        both, first = pool.submit(store.wait, [5, 4]), pool.submit(store.wait, [4])
         store.put(4, bytes(100 * CHUNK_BYTES))
-        assert first.result(5) == [4]
-        assert not one.done()
+        assert first.result(5)
+        assert not both.done()
         store.put(5, bytes(CHUNK_BYTES))
-        assert one.result(5)
-    assert store.wait_arrivals(1) == [5]
+        assert both.result(5)
+    assert store.arrivals == [4, 5]
+    assert not store.is_complete
+
+
+def test_runs_are_divided_where_segments_meet(store: SlotStore) -> None:
+    run, place, counts, segments = store.divide(np.array([300, 0, 356]), np.array([57, 10, 1]))
+    assert run.tolist() == [0, 0, 1, 2]
+    assert place.tolist() == [0, 56, 0, 0]
+    assert counts.tolist() == [56, 1, 10, 1]
+    assert segments.tolist() == [4, 5, 3, 5]
+    assert store.spanned(np.array([0, 255]), np.array([256, 103])).tolist() == [1, 4]
 
 
 def test_failure_reaches_whoever_waits(store: SlotStore) -> None:
     store.put(5, bytes(CHUNK_BYTES))
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(store.wait, [4]), pool.submit(store.wait_arrivals, 1)]
+        waiting = [pool.submit(store.wait, [4]), pool.submit(store.wait, [3])]
         time.sleep(0.05)
         store.fail(FetchClosed(source="here"))
         store.fail(ValueError("a later one does not replace it"))
