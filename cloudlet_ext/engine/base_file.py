@@ -34,7 +34,7 @@ from cloudlet_ext.engine.manifest import (
     TABLE,
     Manifest,
 )
-from cloudlet_ext.engine.output import atomic_output, no_space_named
+from cloudlet_ext.engine.output import atomic_output, check_output, no_space_named
 from cloudlet_ext.engine.progress import Progress, no_progress
 from cloudlet_ext.engine.scratch import Column, filled
 from cloudlet_ext.engine.table import ChunkKind, ChunkTable
@@ -115,6 +115,7 @@ def export_base(
     Without its disk, that is to be kept as an image of its own. Raises OutputExists, OutputBusy, DiskFull; nothing is
     left behind on failure.
     """
+    check_output(out, replace)
     table, homes = _table(base, 0 if with_disk else base.layout.disk_chunks, out.parent)
     split = int(np.searchsorted(homes, base.layout.disk_chunks))
     groups = [(DISK, span) for span in _spans(0, split)]

@@ -37,11 +37,6 @@ class ChunkReader(Protocol):
         ...
 
 
-def as_chunks(data: bytes | bytearray | memoryview) -> Chunks:
-    """View ``data`` (a multiple of 4096 bytes) as chunks, without a copy."""
-    return np.frombuffer(data, dtype=np.uint8).reshape(-1, CHUNK_BYTES)
-
-
 def is_zero(chunks: Chunks) -> NDArray[np.bool_]:
     """Which chunks hold only zeros, shape (n,)."""
     words = chunks.reshape(-1, CHUNK_BYTES).view(np.uint64)

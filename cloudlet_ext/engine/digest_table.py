@@ -2,11 +2,12 @@
 """Digest table: which row has a digest, for millions of them, in a scratch file.
 
 An open hash table. Cells hold row numbers, the digests themselves are rows of a column. Digests are as good as random,
-so that their first bits are the hash.
+but a guest chooses whose: the cell of each is told by a factor that is another one in each table.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,18 +41,24 @@ class DigestTable:
         self._folder = folder
         self._digests = digests
         self._count = 0
+        self._factor = np.uint64(secrets.randbits(64) | 1)
         self._make_room(max(_FIRST_CELLS, 1 << (_CELLS_PER_ROW * expected - 1).bit_length() if expected else 0))
 
     def _make_room(self, cells: int) -> None:
         column = filled(self._folder, np.uint32, cells)
         self._cells = column.rows
         self._mask = np.uint64(cells - 1)
+        self._shift = np.uint64(64 - (cells - 1).bit_length())
         column.close()
+
+    def _first_cells(self, words: Words) -> NDArray[np.uint64]:
+        """Where to look for each of the digests first."""
+        return (words[:, 0] * self._factor) >> self._shift
 
     def find(self, words: Words) -> Numbers:
         """The row of each digest (n, 2), or -1; shape (n,)."""
         digests, found = self._digests(), np.full(len(words), -1, dtype=np.int64)
-        at = words[:, 0] & self._mask
+        at = self._first_cells(words)
         cells = self._cells[at]
         open_ = np.flatnonzero(cells)
         while len(open_):
@@ -94,7 +101,7 @@ class DigestTable:
         return self._insert(np.arange(first, first + count, dtype=np.int64), words)
 
     def _insert(self, rows: Numbers, words: Words) -> tuple[Numbers, NDArray[np.uint64]]:
-        digests, result, cells = self._digests(), rows.copy(), words[:, 0] & self._mask
+        digests, result, cells = self._digests(), rows.copy(), self._first_cells(words)
         open_ = np.arange(len(rows))
         while len(open_):
             at = cells[open_]

@@ -156,11 +156,6 @@ class Fetcher:
         """Segments in the store."""
         return self._segments_done
 
-    @property
-    def rate_bytes_per_s(self) -> float | None:
-        """Measured rate of the link, or None before it is known."""
-        return self._source.rate_bytes_per_s
-
     def close(self) -> None:
         """End all threads and close the source. Whoever waits for a segment gets FetchClosed."""
         with self._change:

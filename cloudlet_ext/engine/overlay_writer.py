@@ -162,6 +162,7 @@ def reorder_overlay(
     base: BaseContent,
     orders: list[Numbers],
     out: Path,
+    scratch: Path,
     *,
     level: int | str = AUTO,
     replace: bool = False,
@@ -170,9 +171,9 @@ def reorder_overlay(
     """Write ``overlay`` again to ``out`` with the union of ``orders`` and its own as working set.
 
     ``out`` may be the overlay's own path with ``replace``. A signature does not survive: the
-    content is another.
+    content is another. ``scratch``: folder for all of the content, unpacked; DiskFull.
     """
-    with SlotFile(out.parent) as slots:
+    with SlotFile(scratch) as slots:
         for segment in overlay.chunk_segments:
             data = overlay.unpack(segment, overlay.container.fetch(segment), base)
             slots.append(np.frombuffer(data, dtype=np.uint8).reshape(-1, CHUNK_BYTES))

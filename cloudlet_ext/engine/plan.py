@@ -117,14 +117,17 @@ def plan_overlay(
     scratch: Path,
     progress: Progress = no_progress,
     after_disk: Callable[[], None] = lambda: None,
+    known: IndexLookup | None = None,
 ) -> OverlayPlan:
     """Find out what each changed chunk is; chunks not among the changes are unchanged.
 
     ``scratch``: folder for the stored content, the table and the digests (files without names), 4.2 kB for each stored
     chunk; none of it is in this process's memory. Reads 2 MiB at a time; DiskFull when the scratch folder has no room.
-    ``after_disk`` is called when the disk's reader is not needed any more.
+    ``after_disk`` is called when the disk's reader is not needed any more. ``known``: of the base's index; whoever has
+    a guest stand still meanwhile makes it before, since it takes the longer the larger the base is.
     """
-    planner = _Planner(base, scratch, progress, disk_changes.count + memory_pages.count)
+    known = known or IndexLookup(base.index, scratch)
+    planner = _Planner(base, known, scratch, progress, disk_changes.count + memory_pages.count)
     try:
         planner.add(disk_changes)
         after_disk()
@@ -138,13 +141,14 @@ def plan_overlay(
 
 
 class _Planner:
-    def __init__(self, base: BaseContent, scratch: Path, progress: Progress, total: int) -> None:
+    def __init__(self, base: BaseContent, known: IndexLookup, scratch: Path, progress: Progress, total: int) -> None:
         self.base = base
         self.slots = SlotFile(scratch)
         self.table = TableBuilder(scratch)
-        self._known = IndexLookup(base.index, scratch)
-        self._digests: Column[np.uint64] = Column(scratch, np.uint64, 2)
-        self._slot_of = DigestTable(scratch, lambda: self._digests.rows)
+        self._known = known
+        self._digests = digests = Column(scratch, np.uint64, 2)
+        # Not of this planner: what refers to itself would keep its scratch files.
+        self._slot_of = DigestTable(scratch, lambda: digests.rows)
         self._progress = progress
         self._total = total
         self._done = 0

@@ -75,7 +75,8 @@ class Column(Generic[S]):
 
     def close(self) -> None:
         """No more rows will come: those that somebody still holds stay, until he lets go of them."""
-        self._room = self._room[:0]
+        # A part of the old array, even an empty one, would keep the map.
+        self._room = np.empty((0, *self._shape[1:]), dtype=self._dtype)
         self._rows = 0
         self._file.close()
 

@@ -29,6 +29,8 @@ class TableBuilder:
 
     def add(self, numbers: Numbers, kinds: Kinds, sources: Numbers) -> None:
         """Single chunks behind all that were given before; shapes (n,). DiskFull."""
+        if not len(numbers):
+            return
         self._waiting.append((numbers, kinds, sources))
         self._chunks += len(numbers)
         if self._chunks >= _BATCH_CHUNKS:

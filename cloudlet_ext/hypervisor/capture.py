@@ -154,7 +154,8 @@ class CapturedMemory:
         out = np.zeros((len(numbers), stream.PAGE_BYTES), dtype=np.uint8)
         places = self.where[numbers]
         stride = stream.PAGE_RECORD.itemsize
-        edges = np.flatnonzero(np.diff(places) != stride) + 1
+        # A place that is none may be as far from the next one as two pages of a run are.
+        edges = np.flatnonzero((np.diff(places) != stride) | (places[:-1] <= 0)) + 1
         for first, last in itertools.pairwise([0, *edges.tolist(), len(numbers)]):
             if first < last and places[first] > 0:
                 out[first:last] = np.ndarray(

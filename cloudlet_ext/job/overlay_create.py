@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.engine.chunks import Numbers
+from cloudlet_ext.engine.index import IndexLookup
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.overlay_writer import OverlaySummary, write_overlay
 from cloudlet_ext.engine.plan import OverlayPlan, plan_overlay
@@ -77,6 +78,7 @@ def _trim(guest: DomainGuest) -> None:
 
 
 def _plan(guest: DomainGuest, base: Base, scratch: Path, report: Report) -> tuple[OverlayPlan, bytes, float]:
+    known = IndexLookup(base.index, scratch)
     with (
         migration.captured(guest.process, guest.monitor, scratch, report.progress) as capture,
         Qcow2Image.open(guest.disk_path()) as top,
@@ -92,7 +94,7 @@ def _plan(guest: DomainGuest, base: Base, scratch: Path, report: Report) -> tupl
 
         report.stage("compare")
         disk = _DiskChanges(top, base.layout)
-        plan = plan_overlay(base, disk, memory, scratch, report.progress, after_disk=disk_done)
+        plan = plan_overlay(base, disk, memory, scratch, report.progress, disk_done, known)
         return plan, capture.state.encode(), pauses[0]
 
 

@@ -106,7 +106,7 @@ def record(
         overlay = OverlayFile.open(source)
         level = job.get("level", "auto")
         summary = reorder_overlay(
-            overlay, base, [order], overlay_path, level=level, replace=True, progress=report.progress
+            overlay, base, [order], overlay_path, scratch, level=level, replace=True, progress=report.progress
         )
     return summary, len(order)
 

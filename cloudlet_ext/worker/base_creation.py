@@ -13,7 +13,7 @@ import numpy as np
 from cloudlet_ext.engine.base import DISK_NAME, INITRD_NAME, KERNEL_NAME, MEMORY_NAME, finish_base
 from cloudlet_ext.engine.chunks import CHUNK_BYTES, SPAN_CHUNKS, is_zero, regrouped, runs
 from cloudlet_ext.engine.layout import Layout, Region
-from cloudlet_ext.engine.output import no_space_named
+from cloudlet_ext.engine.output import no_space_named, pwrite_all
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.hypervisor import accelerator, command_line, images, migration, qemu
 from cloudlet_ext.hypervisor.capture import CapturedMemory
@@ -170,5 +170,5 @@ def write_memory(memory: CapturedMemory, path: Path) -> None:
             span, contents = numbers[full], np.ascontiguousarray(contents[full])
             row = 0
             for start, count in zip(*(part.tolist() for part in runs(span)), strict=True):
-                os.pwrite(file.fileno(), contents[row : row + count].data, start * CHUNK_BYTES)
+                pwrite_all(file.fileno(), contents[row : row + count].reshape(-1).data, start * CHUNK_BYTES)
                 row += count

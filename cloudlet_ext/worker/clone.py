@@ -23,7 +23,10 @@ now={now:.3f}
 mine=$({read_clock})
 case $mine in
     *[!0-9]*) ;;
-    *) mine=$((mine + {ahead_ns})); now=$((mine / 1000000000)).$(printf %09d $((mine % 1000000000))) ;;
+    ??????????????????*)
+        mine=$((mine + {ahead_ns}))
+        now=$((mine / 1000000000)).$(printf %09d $((mine % 1000000000)))
+        ;;
 esac
 date -u -s @$now >/dev/null || failed=1
 for device in /sys/class/net/*; do

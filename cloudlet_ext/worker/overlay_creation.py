@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.engine.chunks import Chunks, Numbers
+from cloudlet_ext.engine.index import IndexLookup
 from cloudlet_ext.engine.layout import Layout
 from cloudlet_ext.engine.output import check_output
 from cloudlet_ext.engine.overlay_writer import OverlaySummary, write_overlay
@@ -141,6 +142,7 @@ class _Planned:
 
 
 def _plan(home: Home, guest: server.Server, base: Base, keep: str, report: Report) -> _Planned:
+    known = IndexLookup(base.index, home.scratch)
     with (
         migration.captured(guest.process, guest.monitor, home.scratch, report.progress) as capture,
         contextlib.ExitStack() as opened,
@@ -156,7 +158,7 @@ def _plan(home: Home, guest: server.Server, base: Base, keep: str, report: Repor
             pauses.append(time.monotonic() - capture.paused_at)
 
         report.stage("compare")
-        plan = plan_overlay(base, layers, memory, home.scratch, report.progress, after_disk=disk_done)
+        plan = plan_overlay(base, layers, memory, home.scratch, report.progress, disk_done, known)
         return _Planned(guest, capture, plan, pauses[0])
 
 

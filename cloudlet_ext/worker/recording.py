@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,9 +62,9 @@ def _record(
         report.stage("reorder")
         order = recorder.order
         _, base = home.find_base(opened.base_id or "none", str(overlay))
-        with base, tempfile.TemporaryDirectory(dir=home.scratch):
+        with base:
             summary = reorder_overlay(
-                opened, base, [order], overlay, level=level, replace=True, progress=report.progress
+                opened, base, [order], overlay, home.scratch, level=level, replace=True, progress=report.progress
             )
     finally:
         source.close()

@@ -19,6 +19,7 @@ from cloudlet_ext.engine.base_import import discard_import, import_base
 from cloudlet_ext.engine.errors import (
     Damaged,
     DiskNeeded,
+    FileMissing,
     FormatError,
     Malformed,
     OutputBusy,
@@ -181,6 +182,13 @@ def test_slots_without_a_journal_are_not_used(large: Path, tmp_path: Path) -> No
         import_base(BaseFile.open(Stopping(large, 20 << 20, KeyboardInterrupt())), tmp_path / "base")
     (tmp_path / ".base.partial" / "slots").unlink()
     import_base(open_file(large), tmp_path / "base").close()
+
+
+def test_a_place_for_the_file_is_looked_at_first(sample, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileMissing):
+        export_base(sample.base, tmp_path / "nowhere" / "file")
+    with pytest.raises(OutputExists):
+        export_base(sample.base, exported)
 
 
 def test_names_in_use(exported: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_working_set_is_merged_and_the_target_stays(sample, tmp_path: Path) ->
     sample.write(first, order=np.array([450, 61], dtype=np.int64))
     overlay = sample.open(first)
     orders = [np.array([700, 61], dtype=np.int64), np.array([810], dtype=np.int64)]
-    reorder_overlay(overlay, sample.base, orders, second)
+    reorder_overlay(overlay, sample.base, orders, second, second.parent)
     again = sample.open(second)
     assert again.load_order().tolist() == [450, 700, 810, 61]
     assert (sample.applied(again) == sample.target).all()
@@ -75,8 +75,8 @@ def test_a_working_set_is_merged_and_the_target_stays(sample, tmp_path: Path) ->
     assert again.machine == overlay.machine
     again.verify(sample.base)
     with pytest.raises(OutputExists):
-        reorder_overlay(overlay, sample.base, [], second)
-    reorder_overlay(again, sample.base, [], second, replace=True)
+        reorder_overlay(overlay, sample.base, [], second, second.parent)
+    reorder_overlay(again, sample.base, [], second, second.parent, replace=True)
     assert sample.open(second).load_order().tolist() == [450, 700, 810, 61]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
 

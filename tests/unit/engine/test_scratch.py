@@ -35,6 +35,13 @@ def test_a_column_grows_and_keeps_what_it_has(tmp_path: Path) -> None:
     assert early[:18].tolist() == [*range(17), -4]
 
 
+def test_what_nobody_holds_is_given_back(tmp_path: Path) -> None:
+    column = filled(tmp_path, np.int64, 1000)
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    column.close()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 def test_rows_of_several_numbers(tmp_path: Path) -> None:
     column = Column(tmp_path, np.uint64, 2)
     column.append(np.array([[1, 2], [3, 4], [5, 6]], dtype=np.uint64))

@@ -132,6 +132,15 @@ def test_continue_goes_on_in_the_block_of_an_earlier_section() -> None:
     check(memory, {24: None, 25: 7})
 
 
+@pytest.mark.parametrize("none", [-1, 0])
+def test_a_place_that_is_none_begins_no_run(none: int) -> None:
+    stride = stream.PAGE_RECORD.itemsize
+    data = mapped(bytes(none + stride) + content(3).tobytes() + bytes(8) + content(4).tobytes())
+    places = np.array([none, none + stride, none + 2 * stride])
+    memory = CapturedMemory((RamBlock("pc.ram", 3 * PAGE_BYTES),), places, data)
+    assert (memory.read(np.arange(3)) == np.array([content(3) * 0, content(3), content(4)])).all()
+
+
 def test_long_runs_are_read_in_steps() -> None:
     pages = np.arange(24).repeat(3000)
     contents = np.zeros((len(pages), PAGE_BYTES), np.uint8)
