@@ -74,6 +74,15 @@ class AcceleratorMismatch(MachineMismatch):
     )
 
 
+class CpuUnavailable(MachineMismatch):
+    """This host has no CPU like that of the captured guest."""
+
+    msg_fmt = (
+        "The base needs a CPU of model %(expected)s, this host offers %(found)s (%(reason)s). Start it on another "
+        "host, or make the base with a model that all hosts have (cpu_mode = custom and cpu_models in Nova's [libvirt])."
+    )
+
+
 class QemuMissing(HypervisorError):
     """No usable QEMU."""
 

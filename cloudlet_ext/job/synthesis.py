@@ -25,7 +25,7 @@ from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.qcow2 import Qcow2Image
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.engine.source import Source, open_source
-from cloudlet_ext.hypervisor import domain, domain_xml
+from cloudlet_ext.hypervisor import domain, domain_xml, host_cpu
 from cloudlet_ext.hypervisor.device_state import DeviceState
 from cloudlet_ext.hypervisor.domain_xml import MAPPED_RAM, DomainMachine
 from cloudlet_ext.hypervisor.errors import HypervisorError
@@ -135,7 +135,9 @@ def _place(job: dict[str, Any], channel: Channel, report: Report, images: Images
         domain.shared_folder(connected, Path(job["sockets"])) as folder,
         contextlib.ExitStack() as stack,
     ):
-        yield _Place(job, channel, report, base, scratch, folder, connected, stack)
+        place = _Place(job, channel, report, base, scratch, folder, connected, stack)
+        host_cpu.require(connected, place.machine, domain_xml.parse(job["xml"]).get("type", "kvm"))
+        yield place
 
 
 def _open(job: dict[str, Any], images: Images) -> Source:
