@@ -79,7 +79,7 @@ class CpuUnavailable(MachineMismatch):
 
     msg_fmt = (
         "The base needs a CPU of model %(expected)s, this host offers %(found)s (%(reason)s). Start it on another "
-        "host, or make the base with a model that all hosts have (cpu_mode = custom and cpu_models in Nova's [libvirt])."
+        "host, or make the base with a model that all hosts have ([libvirt] cpu_mode = custom and cpu_models)."
     )
 
 
