@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from cloudlet_ext.cmd.streams import replace_closed
 from cloudlet_ext.exception import CloudletError
@@ -56,7 +56,7 @@ def _run(channel: Channel) -> dict[str, Any]:
     return result
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Do the job on standard input."""
     replace_closed()
     _guard_secrets()
@@ -67,7 +67,9 @@ def main() -> int:
     # What is to be undone is undone: the last word is not to be interrupted.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel.end(last.pop("event"), **last)
-    return status
+    sys.stderr.flush()
+    # Threads are not waited for: libvirt may keep one until a guest that gets no more memory has ended.
+    os._exit(status)
 
 
 def _outcome(channel: Channel) -> tuple[int, dict[str, Any]]:
@@ -85,4 +87,4 @@ def _outcome(channel: Channel) -> tuple[int, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import libvirt
@@ -60,8 +62,21 @@ class DomainHost:
         while feed.ask("query-status")["status"] != "running":
             feed.check()
             time.sleep(_POLL_S)
-        self.told = self._personalise(self.guest)
+        # libvirt may wait for the guest, and the guest for memory that does not come.
+        told: Future[dict[str, Any]] = Future()
+        threading.Thread(target=self._tell, args=(told,), name="personalise", daemon=True).start()
+        while not told.done():
+            feed.check()
+            time.sleep(_POLL_S)
+        self.told = told.result()
         return None
+
+    def _tell(self, told: Future[dict[str, Any]]) -> None:
+        """Thread."""
+        try:
+            told.set_result(self._personalise(self.guest))
+        except BaseException as failure:  # noqa: BLE001 - raised again in reply()
+            told.set_exception(failure)
 
     def keep_disk(self, run: Arrival) -> None:
         """Have libvirt copy the layer into the guest's own image; :class:`ResumeFailed`."""

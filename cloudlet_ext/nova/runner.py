@@ -58,6 +58,11 @@ class Task:
         assert self.worker is not None
         try:
             result: dict[str, Any] = self.worker.wait({"done"}, timeout_s)["result"]
+        except WorkerFailed:
+            # A call of the worker's to libvirt may wait for the guest, which cannot go on anyway.
+            if self.end_guest is not None:
+                self.end_guest()
+            raise
         finally:
             self.dismiss()
         return result
