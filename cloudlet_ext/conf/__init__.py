@@ -78,6 +78,12 @@ WORK = [
         min=1,
         help="Seconds after which an operation that has not ended is ended, and undone.",
     ),
+    cfg.IntOpt(
+        "record_timeout",
+        default=60,
+        min=1,
+        help="Seconds within which a guest has to answer the probe by which its working set is recorded.",
+    ),
     cfg.StrOpt(
         "placement",
         default="auto",

@@ -35,8 +35,6 @@ from cloudlet_ext.worker.recorder import Recorder
 from cloudlet_ext.worker.report import Report
 from cloudlet_ext.worker.synthesis import prepare
 
-_ANSWER_TIMEOUT_S = 60.0
-
 
 @dataclass
 class _ScratchHost:
@@ -79,7 +77,7 @@ class _ScratchHost:
         """Wait for its answer."""
         cards = self.job["addresses"]
         attempt = guest_probe.parse(self.job["record"], cards[0]["address"] if cards else "", self.own.console)
-        guest_probe.wait(attempt, self.network, feed.check, _ANSWER_TIMEOUT_S)
+        guest_probe.wait(attempt, self.network, feed.check, self.job["record_timeout_s"])
         return b""
 
     def keep_disk(self, run: Arrival) -> None:
@@ -135,7 +133,7 @@ def _scratch(
         try:
             yield _ScratchHost(job, run, layer, network, own, description, connected, sockets, stack)
         except libvirt.libvirtError as failure:
-            raise errors.NotRecorded(timeout_s=_ANSWER_TIMEOUT_S, reason=str(failure)) from failure
+            raise errors.NotRecorded(timeout_s=job["record_timeout_s"], reason=str(failure)) from failure
 
 
 def _destroy(handle: libvirt.virDomain) -> None:

@@ -57,6 +57,7 @@ class Captures:
                 "base_memory_image": metadata["image_cloudlet_memory_image"],
                 "on_finish": on_finish,
                 "record": record,
+                "record_timeout_s": CONF.cloudlet.record_timeout,
                 "addresses": jobs.addresses(instance) if record else [],
             }
             return {**jobs.common(context, task.operation, self._in_use()), **own}
