@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A whole cloud: up, down, restart of one service. Sourced, not run.
+# A whole cloud: up, down, restart of services. Sourced, not run.
 
 # fill WHAT...: accounts and content, made by one Python process (each "openstack" command
 # takes seconds to start).
@@ -121,13 +121,18 @@ cloud_down() {
   step "$CLOUD: down"
 }
 
-# restart_service NAME: end it, start it, wait for it.
-restart_service() {
-  services_of_cloud | grep -x -- "$1" >/dev/null ||
-    die "cloud $CLOUD has no service '$1'; it has: $(services_of_cloud | tr '\n' ' ')"
+# restart_services NAME...: end them, start them, wait for them.
+restart_services() {
+  local name known
+  known=$(services_of_cloud)
+  [ $# -gt 0 ] || die "restart what? $CLOUD has: $(echo "$known" | tr '\n' ' ')"
+  for name in "$@"; do
+    grep -x -- "$name" <<<"$known" >/dev/null ||
+      die "cloud $CLOUD has no service '$name'; it has: $(echo "$known" | tr '\n' ' ')"
+  done
   alive host || die "$CLOUD is not up: tools/minicloud up"
-  stop "$1"
-  begin "$1"
-  ready "$1"
-  step "$CLOUD: $1 is up again"
+  stop "$@"
+  begin "$@"
+  ready "$@"
+  step "$CLOUD: up again: $*"
 }

@@ -160,11 +160,15 @@ nova_conf() {
   [ "$MINICLOUD_EXTENSION" = 0 ] || cat <<CONF
 [filter_scheduler]
 weight_classes = nova.scheduler.weights.all_weighers,cloudlet_ext.nova.scheduler.BaseWeigher
+# Tests make builds fail: no host is the worse for it.
+build_failure_weight_multiplier = 0
 [cloudlet]
 state_path = $M/state/cloudlet
 # Tests serve overlays from this host's side of the bridge, without TLS.
 overlay_sources = glance:,https:,http:
 allowed_networks = $PREFIX.0/24
+# A test waits for this to pass.
+record_timeout = $((20 * MINICLOUD_PATIENCE))
 CONF
 }
 
@@ -190,6 +194,10 @@ update_resources_interval = 10
 allow_resize_to_same_host = true
 # Many small guests on few cores, most of them idle.
 initial_cpu_allocation_ratio = 32
+# nova-compute would wait, for minutes, for a thread of its own that never ends.
+manager_shutdown_timeout = 3
+# A message that went with RabbitMQ is missed sooner than after a minute.
+rpc_response_timeout = $((30 * MINICLOUD_PATIENCE))
 # Periodic tasks (mapping new hosts among them) otherwise first run within a minute.
 periodic_fuzzy_delay = 0
 [api]

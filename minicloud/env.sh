@@ -22,6 +22,9 @@ TUNNEL_PREFIX=10.77.1
 TENANT_PREFIX=192.168.111                # network "lab" in every cloud; $TENANT_PREFIX.2 is the machine itself
 PASSWORD=minicloud                       # of every account
 
+# Or every service would compile all that it imports at each of its starts.
+unset PYTHONDONTWRITEBYTECODE
+
 export ROOT WORK GUESTS VENV CACHE CLOUDS PREFIX TENANT_PREFIX PASSWORD
 
 # step TEXT: a line of progress, with the seconds since the start.
