@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running minicloud, as tests use it: connections, servers, their apps, and what must not be left."""
+"""A running minicloud, as tests use it: connections, servers, their apps, their operations."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ ROOT = Path(__file__).parents[2]
 MINICLOUD = ROOT / "tools" / "minicloud"
 WORK = Path(os.environ.get("CLOUDLET_WORK", "/var/tmp/cloudlet")) / "minicloud"
 HOW_TO_START = "run tools/minicloud up as root"
-WAIT_S = 120.0
+PATIENCE = float(os.environ.get("MINICLOUD_PATIENCE", "1"))
+WAIT_S = 180.0 * PATIENCE
 """Long enough for an emulated boot on a busy machine."""
+
+POLL_S = 0.25
 
 WAN = "10.77.0.1"
 """This side of the bridge that joins the clouds."""
@@ -30,12 +33,19 @@ WAN = "10.77.0.1"
 T = TypeVar("T")
 
 
-def wait_until(what: str, check: Callable[[], T], limit_s: float = WAIT_S, every_s: float = 0.3) -> T:
-    """The first true answer of ``check``; TimeoutError with ``what`` after ``limit_s``."""
+def wait_until(
+    what: str,
+    check: Callable[[], T],
+    limit_s: float = WAIT_S,
+    every_s: float = POLL_S,
+    seen: Callable[[], object] = lambda: "",
+) -> T:
+    """The first true answer of ``check``; TimeoutError with ``what``, and what was ``seen`` last, after ``limit_s``."""
     deadline = time.monotonic() + limit_s
     while not (answer := check()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {limit_s:.0f} s")
+            last = seen()
+            raise TimeoutError(f"{what}: not within {limit_s:.0f} s{f'; seen last: {last}' if last else ''}")
         time.sleep(every_s)
     return answer
 
@@ -91,37 +101,66 @@ class Cloud:
         assert answer is not None, f"the guest at {address} did not answer"
         return answer
 
+    @cache  # noqa: B019
+    def _lab(self) -> str:
+        return str(self.admin.network.find_network("lab", ignore_missing=False).id)
+
+    @cache  # noqa: B019
+    def flavor(self, name: str) -> str:
+        """The id of a flavor."""
+        return str(self.admin.compute.find_flavor(name, ignore_missing=False).id)
+
     def create(self, name: str, account: str = "member", **words: Any) -> Server:
         """Ask for a server (``m1.tiny``, ``minicloud-guest``, network ``lab`` if nothing else is said)."""
-        compute = self.connect(account).compute
-        image = words.pop("image", "minicloud-guest")
-        flavor = words.pop("flavor", "m1.tiny")
-        found = self.connect(account).image.find_image(image, ignore_missing=False)
-        words.setdefault("networks", [{"uuid": self.admin.network.find_network("lab", ignore_missing=False).id}])
-        flavor_id = compute.find_flavor(flavor, ignore_missing=False).id
-        return compute.create_server(name=name, image_id=found.id, flavor_id=flavor_id, **words)
+        connection = self.connect(account)
+        image = connection.image.find_image(words.pop("image", "minicloud-guest"), ignore_missing=False)
+        flavor = self.flavor(words.pop("flavor", "m1.tiny"))
+        words.setdefault("networks", [{"uuid": self._lab()}])
+        return connection.compute.create_server(name=name, image_id=image.id, flavor_id=flavor, **words)
+
+    def _until(self, server: Server, status: str, is_idle: bool, limit_s: float) -> Server:
+        """The server once it has a status, and perhaps nothing is being done with it; fails with its fault."""
+        now = server
+
+        def check() -> bool:
+            nonlocal now
+            now = self.admin.compute.get_server(server.id)
+            assert status == "ERROR" or now.status != "ERROR", f"{now.name}: {json.dumps(now.fault)}"
+            return now.status == status and (not is_idle or now.task_state is None)
+
+        def seen() -> str:
+            return f"{now.status} on {now.compute_host}, task {now.task_state}"
+
+        wait_until(f"server {server.name} {status}", check, limit_s, seen=seen)
+        return now
 
     def active(self, server: Server, limit_s: float = WAIT_S) -> Server:
         """The server once it is ACTIVE; fails with its fault when it gets into ERROR."""
+        return self._until(server, "ACTIVE", False, limit_s)
 
-        def check() -> Server | None:
-            now = self.admin.compute.get_server(server.id)
-            assert now.status != "ERROR", f"{now.name}: {json.dumps(now.fault)}"
-            return now if now.status == "ACTIVE" else None
+    def settled(self, server: Server, status: str, limit_s: float = WAIT_S) -> Server:
+        """The server once it has a status and nothing is being done with it."""
+        return self._until(server, status, True, limit_s)
 
-        return wait_until(f"{server.name} active", check, limit_s)
-
-    def boot(self, name: str, account: str = "member", **words: Any) -> tuple[Server, str]:
-        """A server whose app answers, and its address."""
-        server = self.active(self.create(name, account, **words))
-        address = address_of(server)
+    def answers(self, server: Server) -> tuple[Server, str]:
+        """A server that was asked for once its app answers, and its address."""
+        active = self.active(server)
+        address = address_of(active)
         self.fetched(address)
-        return server, address
+        return active, address
 
-    def delete(self, server: Server, limit_s: float = WAIT_S) -> None:
-        """Delete a server, and wait until it has gone."""
-        self.admin.compute.delete_server(server.id, ignore_missing=True)
-        self.admin.compute.wait_for_delete(server, wait=limit_s)
+    def delete(self, *servers: Server, limit_s: float = WAIT_S) -> None:
+        """Delete servers, all at once, and wait until they have gone."""
+        compute = self.admin.compute
+        for server in servers:
+            compute.delete_server(server.id, ignore_missing=True)
+        ids = {server.id for server in servers}
+
+        def left() -> list[str]:
+            known = compute.servers(details=False, all_projects=True) if ids else []
+            return [server.name for server in known if server.id in ids]
+
+        wait_until("deleted servers are gone", lambda: not left(), limit_s, seen=left)
 
     # ------------------------------------------------------------------- servers and their operations
     def operation(self, operation_id: str, account: str = "member") -> dict[str, Any]:
@@ -134,42 +173,31 @@ class Cloud:
     def operation_ended(self, operation_id: str, account: str = "member", limit_s: float = WAIT_S) -> dict[str, Any]:
         """An operation once it has ended, however."""
 
-        def ended() -> dict[str, Any] | None:
+        operation: dict[str, Any] = {}
+
+        def ended() -> bool:
+            nonlocal operation
             answer = self.connect(account).compute.get(f"/os-cloudlet/operations/{operation_id}")
             if answer.status_code in (503, 504):
                 # Its host is being started again.
-                return None
+                return False
             assert answer.status_code == 200, answer.text
-            operation: dict[str, Any] = answer.json()["operation"]
-            return operation if operation["state"] in ("succeeded", "failed", "cancelled") else None
+            operation = answer.json()["operation"]
+            return operation["state"] in ("succeeded", "failed", "cancelled")
 
-        return wait_until(f"operation {operation_id}", ended, limit_s)
-
-    def at_stage(self, operation_id: str, stage: str, limit_s: float = WAIT_S) -> dict[str, Any]:
-        """An operation once it has reached a stage; fails when it ends before."""
-
-        def reached() -> dict[str, Any] | None:
-            operation = self.operation(operation_id)
-            assert operation["state"] in ("queued", "running"), operation
-            return operation if stage in [one["name"] for one in operation["stages"]] else None
-
-        return wait_until(f"stage {stage} of operation {operation_id}", reached, limit_s, every_s=0.05)
-
-    def settled(self, server: Server, status: str, limit_s: float = WAIT_S) -> Server:
-        """The server once it has a status and nothing is being done with it."""
-
-        def check() -> Server | None:
-            now = self.admin.compute.get_server(server.id)
-            assert status == "ERROR" or now.status != "ERROR", f"{now.name}: {json.dumps(now.fault)}"
-            return now if now.status == status and now.task_state is None else None
-
-        return wait_until(f"{server.name} {status}", check, limit_s)
+        wait_until(f"end of operation {operation_id}", ended, limit_s, seen=lambda: operation)
+        return operation
 
     # ------------------------------------------------------------------- the operator's side
+    def restart(self, *services: str) -> None:
+        """Have services of the minicloud started again, all at once; those that do not run, too."""
+        self.minicloud("restart", self.name, *services)
+
     @contextlib.contextmanager
     def only_host(self, host: str) -> Iterator[None]:
         """The scheduler may choose no other compute host."""
-        others = [one for one in self.admin.compute.services(binary="nova-compute") if one.host != host]
+        known = self.admin.compute.services(binary="nova-compute")
+        others = [one for one in known if one.host != host and one.status == "enabled"]
         for service in others:
             self.admin.compute.disable_service(service)
         try:
@@ -185,63 +213,21 @@ class Cloud:
         before = path.read_text()
         path.write_text(f"{before}\n[{section}]\n{name} = {value}\n")
         try:
-            for service in services:
-                self.minicloud("restart", self.name, service)
+            self.restart(*services)
             yield
         finally:
             path.write_text(before)
-            for service in services:
-                self.minicloud("restart", self.name, service)
+            self.restart(*services)
 
     def wait_for_holders(self, base_id: str, holders: set[str]) -> None:
         """Wait until the scheduler knows that these hosts hold a base, and no others."""
         query = f"select hypervisor_hostname from compute_nodes where deleted = 0 and stats like '%{base_id}%'"
         words = ("mariadb", "-S", "/run/minicloud/mysql.sock", "nova", "-N", "-e", query)
-        wait_until("the scheduler knows the bases", lambda: set(self.run(*words).split()) == holders)
 
-    # ------------------------------------------------------------------- what is there
-    def running_domains(self) -> set[str]:
-        """Host and name of every domain that runs."""
-        return {
-            f"{host} {name}"
-            for host in self.hosts
-            for name in self.run("virsh", "-q", "list", "--name", host=host).split()
-        }
+        def known() -> set[str]:
+            return set(self.run(*words).split())
 
-    def domains(self) -> set[str]:
-        """Host and name of every domain of libvirt."""
-        return {
-            f"{host} {name}"
-            for host in self.hosts
-            for name in self.run("virsh", "-q", "list", "--all", "--name", host=host).split()
-        }
-
-    def ports(self) -> set[str]:
-        """Every port of Neutron."""
-        return {f"{port.id} {port.name} {port.device_id}" for port in self.admin.network.ports()}
-
-    def images(self) -> set[str]:
-        """Every image of Glance, hidden ones too."""
-        found = [*self.admin.image.images(), *self.admin.image.images(is_hidden=True)]
-        return {f"{image.id} {image.name} {image.status}" for image in found}
-
-    def allocations(self) -> set[str]:
-        """Every consumer of something of a compute host."""
-        consumers = set()
-        for provider in self.admin.placement.resource_providers():
-            answer = self.admin.placement.get(f"/resource_providers/{provider.id}/allocations")
-            consumers |= {f"{provider.name} {consumer}" for consumer in answer.json()["allocations"]}
-        return consumers
-
-    def instance_files(self) -> set[str]:
-        """Folders of servers on the compute hosts."""
-        folders = self.folder.glob("hosts/*/state/nova/instances/*-*-*-*-*")
-        return {str(folder.relative_to(self.folder)) for folder in folders}
-
-    def inventory(self) -> dict[str, set[str]]:
-        """All of that, by kind."""
-        kinds = (self.domains, self.ports, self.images, self.allocations, self.instance_files)
-        return {kind.__name__: kind() for kind in kinds}
+        wait_until(f"the scheduler knows the holders {sorted(holders)}", lambda: known() == holders, seen=known)
 
 
 def address_of(server: Server) -> str:

@@ -4,19 +4,51 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
-from openstack.compute.v2.server import Server
 
-from tests.cloud.cloud import HOW_TO_START, MINICLOUD, WORK, Cloud, wait_until
-from tests.cloud.images import Images, Site
+from tests.cloud import site as site_module
+from tests.cloud.cloud import HOW_TO_START, MINICLOUD, PATIENCE, WORK, Cloud, wait_until
+from tests.cloud.host_side import Freezer
+from tests.cloud.images import Images
+from tests.cloud.inventory import inventory
+from tests.cloud.logs import Logs
+from tests.cloud.servers import Boot
+from tests.cloud.site import Site
 
-SETTLE_S = 20.0
+SETTLE_S = 30.0 * PATIENCE
 """Nova forgets a deleted server's port and allocation a little later than the server."""
+
+TIMEOUT_S = 900.0 * PATIENCE
+"""For a whole test. Every wait in it has a limit of its own, which tells more."""
+
+NAME = os.environ.get("MINICLOUD_TEST_CLOUD", "one")
+_LOGS = pytest.StashKey[Logs]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A hang is seen, later than in tests that nobody else has to be waited for."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where the logs are when a test begins."""
+    item.stash[_LOGS] = Logs(Cloud(NAME))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What failed is shown with what the compute hosts have written meanwhile."""
+    report = yield
+    if report.failed and _LOGS in item.stash:
+        report.sections += [(title, tail) for title, tail in item.stash[_LOGS].tails().items() if tail]
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -27,50 +59,38 @@ def cloud() -> Cloud:
     done = subprocess.run([MINICLOUD, "status"], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.fail(f"the minicloud is not up: {HOW_TO_START}\n{done.stdout}{done.stderr}", pytrace=False)
-    return Cloud(os.environ.get("MINICLOUD_TEST_CLOUD", "one"))
+    return Cloud(NAME)
+
+
+@pytest.fixture(scope="session")
+def site(cloud: Cloud) -> Iterator[Site]:
+    """A base, and an overlay of it, for all tests."""
+    with site_module.made(cloud) as made:
+        yield made
+
+
+@pytest.fixture
+def shared() -> None:
+    """What the tests of a module share is made by its fixture of this name: it is there before a test begins."""
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left(cloud: Cloud) -> Iterator[None]:
+def _nothing_is_left(cloud: Cloud, shared: object) -> Iterator[None]:
     """After each test there are no more domains, ports, images, allocations and files than before it."""
-    before = cloud.inventory()
+    before = inventory(cloud)
     yield
     left: dict[str, set[str]] = {}
 
     def nothing_left() -> bool:
-        now = cloud.inventory()
-        left.clear()
-        left.update({kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]})
+        nonlocal left
+        now = inventory(cloud)
+        left = {kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]}
         return not left
 
     try:
         wait_until("nothing is left", nothing_left, SETTLE_S)
     except TimeoutError:
         pytest.fail(f"left behind: {left}", pytrace=False)
-
-
-@pytest.fixture(scope="session")
-def site(cloud: Cloud) -> Iterator[Site]:
-    """A base, and an overlay of it with 6 MiB in the guest's memory that do not compress."""
-    made, servers = Images(cloud), []
-    try:
-        source, _ = cloud.boot("site-source")
-        servers.append(source)
-        base = made.capture(source, {"cloudlet-base": {"name": "site-base"}})
-        app, address = cloud.boot("site-app", image="site-base")
-        servers.append(app)
-        secret = secrets.token_hex(8)
-        cloud.shell(address, f"dd if=/dev/urandom of=/www/app bs=1M count=6 2>/dev/null; echo {secret} >/www/secret")
-        overlay = made.capture(app, {"cloudlet-overlay-finish": {"overlay-name": "site-app"}})
-        nonce = cloud.fetched(address)
-        for server in servers:
-            cloud.delete(server)
-        size = overlay["result"]["overlay_bytes"]
-        yield Site(base["images"]["base-disk"], overlay["images"]["overlay"], secret, size, nonce)
-    finally:
-        for server in servers:
-            cloud.delete(server)
-        made.delete()
 
 
 @pytest.fixture
@@ -81,27 +101,17 @@ def images(cloud: Cloud, _nothing_is_left: None) -> Iterator[Images]:
     made.delete()
 
 
-class Boot:
-    """``boot(name, account="member", **create)``: a server whose app answers, and its address."""
-
-    def __init__(self, cloud: Cloud) -> None:
-        self._cloud, self.names = cloud, list[str]()
-
-    def begin(self, name: str, account: str = "member", **words: Any) -> Server:
-        """A server that was asked for."""
-        self.names.append(name)
-        return self._cloud.create(name, account, **words)
-
-    def __call__(self, name: str, account: str = "member", **words: Any) -> tuple[Server, str]:
-        self.names.append(name)
-        return self._cloud.boot(name, account, **words)
+@pytest.fixture
+def boot(cloud: Cloud, _nothing_is_left: None) -> Iterator[Boot]:
+    """Starts servers. All of them are deleted at the end of the test, those that failed to start too."""
+    boot = Boot(cloud)
+    yield boot
+    cloud.delete(*boot.made)
 
 
 @pytest.fixture
-def boot(cloud: Cloud, _nothing_is_left: None) -> Iterator[Boot]:
-    """Starts servers. What is left of them is deleted at the end of the test, those that failed to start too."""
-    boot = Boot(cloud)
-    yield boot
-    left = [server for server in cloud.admin.compute.servers(all_projects=True) if server.name in boot.names]
-    for server in left:
-        cloud.delete(server)
+def freeze(cloud: Cloud, images: Images, boot: Boot) -> Iterator[Freezer]:
+    """``freeze(operation_id, stage)``: stops the worker of an operation there; at the test's end all of them go on."""
+    freezer = Freezer(cloud)
+    yield freezer
+    freezer.release()

@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.cloud.cloud import Cloud, wait_until
+from tests.cloud.cloud import WAIT_S, Cloud, wait_until
 
 
 def state_folder(cloud: Cloud, host: str) -> Path:
@@ -31,45 +31,87 @@ def known_operation(cloud: Cloud, operation_id: str) -> dict[str, Any] | None:
     return None
 
 
-def freeze_worker(cloud: Cloud, operation_id: str, stage: str, limit_s: float = 60.0) -> int:
-    """Stop the process of an operation as soon as it is in a stage; its pid."""
+def reach_stage(cloud: Cloud, operation_id: str, stage: str, limit_s: float = WAIT_S) -> int:
+    """Wait until an operation that runs is in a stage, or past it; the pid of its worker."""
+    known: dict[str, Any] | None = None
 
     def at_stage() -> int:
+        nonlocal known
         known = known_operation(cloud, operation_id)
         if known is None or stage not in [one["name"] for one in known["stages"]]:
+            assert known is None or known["state"] in ("queued", "running"), known
             return 0
         assert known["state"] == "running", known
         return int(known["worker"][0])
 
-    pid = wait_until(f"stage {stage} of operation {operation_id}", at_stage, limit_s, every_s=0.002)
-    os.kill(pid, signal.SIGSTOP)
-    return pid
+    what = f"stage {stage} of operation {operation_id}"
+    return wait_until(what, at_stage, limit_s, every_s=0.002, seen=lambda: known)
+
+
+class Freezer:
+    """Stops workers in the middle of what they do."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud, self._pids = cloud, set[int]()
+
+    def __call__(self, operation_id: str, stage: str) -> int:
+        """Stop the worker of an operation as soon as it is in a stage; its pid."""
+        pid = reach_stage(self._cloud, operation_id, stage)
+        os.kill(pid, signal.SIGSTOP)
+        self._pids.add(pid)
+        return pid
+
+    def release(self, *pids: int) -> None:
+        """These, or all, go on."""
+        for pid in pids or tuple(self._pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+            self._pids.discard(pid)
 
 
 def kill(pid: int) -> None:
     """End a process without a word, and wait until it has gone."""
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z":
-        assert time.monotonic() < deadline, pid
-        time.sleep(0.05)
+    wait_until(f"process {pid} has ended", lambda: _state(pid) in ("", "Z"), 30, every_s=0.05)
 
 
-def service_pid(cloud: Cloud, name: str) -> int:
-    """The first process of a service."""
+def _state(pid: int) -> str:
+    """A letter; empty when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
+    except OSError:
+        return ""
+
+
+def _service_pid(cloud: Cloud, name: str) -> int:
     return int((cloud.folder / "pids" / name).read_text().split()[0])
 
 
-def kill_service(cloud: Cloud, name: str) -> None:
-    """End a service, with all of its processes."""
-    first = service_pid(cloud, name)
-    pids = [first]
+@contextlib.contextmanager
+def killed(cloud: Cloud, *services: str) -> Iterator[None]:
+    """Services are killed before the block, but not what they have started; after it they are started again."""
+    try:
+        for service in services:
+            kill(_service_pid(cloud, service))
+        yield
+    finally:
+        cloud.restart(*services)
+
+
+@contextlib.contextmanager
+def killed_whole(cloud: Cloud, service: str) -> Iterator[None]:
+    """As :func:`killed`, and the service's own processes with it."""
+    first = _service_pid(cloud, service)
+    own = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             if int(entry.read_text().rsplit(") ", 1)[1].split()[1]) == first:
-                pids.append(int(entry.parent.name))
-    for pid in pids:
-        kill(pid)
+                own.append(int(entry.parent.name))
+    with killed(cloud, service):
+        for pid in own:
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid)
+        yield
 
 
 def compute_service(cloud: Cloud, host: str) -> str:
@@ -92,11 +134,12 @@ def small(cloud: Cloud, host: str, folder: str, size: str) -> Iterator[None]:
 def cached_bases(cloud: Cloud, host: str) -> dict[str, Path]:
     """Folders of the bases that a host holds, by identity."""
     folder = state_folder(cloud, host) / "bases"
-    return {path.name: path for path in folder.iterdir() if path.is_dir() and len(path.name) == 64}
+    return {path.name: path for path in folder.glob(64 * "?") if path.is_dir()}
 
 
-def forget_bases(cloud: Cloud) -> None:
-    """Empty the caches of all hosts."""
+def forget_bases(cloud: Cloud, *base_ids: str) -> None:
+    """Remove these bases, or all, from the caches of all hosts."""
     for host in cloud.hosts:
-        for path in cached_bases(cloud, host).values():
-            cloud.run("rm", "-r", str(path), host=host)
+        for base_id, path in cached_bases(cloud, host).items():
+            if not base_ids or base_id in base_ids:
+                shutil.rmtree(path)

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,191 +14,214 @@ from openstack.compute.v2.server import Server
 
 from tests.cloud import host_side
 from tests.cloud.cloud import Cloud, wait_until
-from tests.cloud.conftest import Boot
-from tests.cloud.images import Images, Site
-from tests.cloud.test_life import slow_link
+from tests.cloud.host_side import Freezer
+from tests.cloud.images import Images
+from tests.cloud.inventory import running_domains
+from tests.cloud.servers import Boot, Shared
+from tests.cloud.site import BASE, Site, slow_link
 
-BASE = {"cloudlet-base": {"name": "failing"}}
-OVERLAY = {"cloudlet-overlay-finish": {"overlay-name": "failing"}}
+WANT_BASE = {"cloudlet-base": {"name": "failing"}}
+WANT_OVERLAY = {"cloudlet-overlay-finish": {"overlay-name": "failing"}}
 
-Source = Callable[[], tuple[Server, str, str]]
+FOREIGN_CPU = "<cpu mode='custom' match='exact' check='full'><model fallback='forbid'>Icelake-Server</model></cpu>"
+"""With AVX-512, which QEMU does not emulate."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A server of the site's base that runs."""
+
+    server: Server
+    address: str
+    host: str
+
+
+@pytest.fixture(scope="module")
+def kept(cloud: Cloud, site: Site) -> Iterator[Shared]:
+    servers = Shared(cloud, {"source": {"image": BASE}})
+    yield servers
+    servers.delete()
 
 
 @pytest.fixture
-def source(boot: Boot, site: Site, cloud: Cloud) -> Source:
-    """``source()``: a server of the base that runs, its address, and its host."""
-
-    def source() -> tuple[Server, str, str]:
-        server, address = boot("source", image="site-base")
-        return server, address, str(cloud.admin.compute.get_server(server.id).compute_host)
-
-    return source
+def shared(cloud: Cloud, kept: Shared) -> Source:
+    server, address = kept.servers()["source"]
+    return Source(server, address, str(cloud.admin.compute.get_server(server.id).compute_host))
 
 
-def assert_as_before(cloud: Cloud, server: Server, address: str, nonce: str) -> None:
+def assert_as_before(cloud: Cloud, source: Source, site: Site) -> None:
     """It runs, nothing is being done with it, and it has forgotten nothing."""
-    wait_until("its task state is reset", lambda: cloud.admin.compute.get_server(server.id).task_state is None)
-    assert cloud.admin.compute.get_server(server.id).status == "ACTIVE"
-    assert cloud.fetched(address) == nonce
+    cloud.settled(source.server, "ACTIVE")
+    assert cloud.fetched(source.address) == site.nonce
 
 
-def stages_with_errors(cloud: Cloud, server: Server) -> list[str]:
-    """Names of the events of a server that ended with an error."""
+def last_errors(cloud: Cloud, server: Server) -> list[str]:
+    """Names of our events that ended with an error, of what was done with a server last."""
     compute = cloud.admin.compute
-    actions = [compute.get_server_action(one.request_id, server.id) for one in compute.server_actions(server)]
-    return [event["event"] for action in actions for event in action.events if event["result"] == "Error"]
+    last = max(compute.server_actions(server), key=lambda action: action.start_time)
+    events = compute.get_server_action(last.request_id, server.id).events
+    failed = [event["event"] for event in events if event["result"] == "Error"]
+    return [name for name in failed if name.startswith("cloudlet_")]
 
 
-@pytest.mark.parametrize(("body", "stage"), [(BASE, "capture"), (BASE, "upload"), (OVERLAY, "compare")])
+@pytest.mark.parametrize(
+    ("wanted", "stage"), [(WANT_BASE, "capture"), (WANT_BASE, "upload"), (WANT_OVERLAY, "compare")]
+)
 def test_a_capture_loses_its_worker(
-    cloud: Cloud, source: Source, images: Images, site: Site, body: dict[str, dict[str, str]], stage: str
+    cloud: Cloud, shared: Source, freeze: Freezer, images: Images, site: Site, wanted: dict[str, dict], stage: str
 ) -> None:
-    server, address, _ = source()
-    operation_id = images.begin(server, body)
-    host_side.kill(host_side.freeze_worker(cloud, operation_id, stage))
+    operation_id = images.begin(shared.server, wanted)
+    host_side.kill(freeze(operation_id, stage))
     operation = images.ended(operation_id, state="failed")
     assert "ended early" in operation["error"]
-    assert_as_before(cloud, server, address, site.nonce)
-    assert [name for name in stages_with_errors(cloud, server) if name.startswith("cloudlet_")]
+    assert_as_before(cloud, shared, site)
+    wait_until("an event with an error", lambda: last_errors(cloud, shared.server))
 
 
-def test_a_guest_loses_its_feeder(cloud: Cloud, boot: Boot, site: Site, tmp_path: Path) -> None:
-    with slow_link(cloud, site, tmp_path) as (url, _):
-        server = cloud.active(boot.begin("fed", image="site-base", metadata={"overlay_url": url}))
-        host_side.kill(host_side.freeze_worker(cloud, server.id, "personalise"))
+def test_a_guest_loses_its_feeder(cloud: Cloud, boot: Boot, freeze: Freezer, site: Site, tmp_path: Path) -> None:
+    with slow_link(cloud, site, tmp_path) as url:
+        server = cloud.active(boot.begin("fed", image=BASE, metadata={"overlay_url": url}))
+        host_side.kill(freeze(server.id, "personalise"))
         operation = cloud.operation_ended(server.id)
     assert operation["state"] == "failed"
     assert operation["error"].startswith(cloud.settled(server, "ERROR").fault["message"])
 
 
-def test_nova_compute_is_killed_during_a_capture(cloud: Cloud, source: Source, images: Images, site: Site) -> None:
-    server, address, host = source()
-    operation_id = images.begin(server, BASE)
-    worker = host_side.freeze_worker(cloud, operation_id, "disk")
-    service = host_side.compute_service(cloud, host)
-    host_side.kill(host_side.service_pid(cloud, service))
-    os.kill(worker, signal.SIGCONT)
-    cloud.minicloud("restart", cloud.name, service)
-    operation = images.ended(operation_id, state="failed")
-    assert "nova-compute was restarted" in operation["error"]
-    assert_as_before(cloud, server, address, site.nonce)
-
-
-def test_nova_compute_is_killed_while_a_guest_is_fed(
-    cloud: Cloud, boot: Boot, site: Site, images: Images, tmp_path: Path
+def test_nova_compute_is_killed(
+    cloud: Cloud, shared: Source, boot: Boot, freeze: Freezer, site: Site, images: Images, tmp_path: Path
 ) -> None:
-    """The worker goes on, and the next nova-compute hears how it ended."""
-    with slow_link(cloud, site, tmp_path) as (url, _):
-        server, address = boot("fed", image="site-base", metadata={"overlay_url": url})
-        host = str(cloud.admin.compute.get_server(server.id).compute_host)
-        service = host_side.compute_service(cloud, host)
-        host_side.kill(host_side.service_pid(cloud, service))
-        cloud.minicloud("restart", cloud.name, service)
-        images.ended(server.id)
+    """While a guest is fed (the worker goes on), before another runs, and, on the other host, during a capture."""
+    (other,) = [host for host in cloud.hosts if host != shared.host][:1]
+    services = [host_side.compute_service(cloud, host) for host in (shared.host, other)]
+    with slow_link(cloud, site, tmp_path, rate_mbit=1.5) as url:
+        metadata = {"overlay_url": url}
+        with cloud.only_host(other):
+            fed = cloud.active(boot.begin("fed", image=BASE, metadata=metadata))
+            unborn = boot.begin("unborn", image=BASE, metadata=metadata)
+            workers = [freeze(unborn.id, "start")]
+        capture = images.begin(shared.server, WANT_BASE)
+        workers.append(freeze(capture, "disk"))
+        with host_side.killed(cloud, *services):
+            known = host_side.known_operation(cloud, fed.id)
+            assert known is not None and known["state"] == "running", known
+            freeze.release(*workers)
+
+        captured = images.ended(capture, state="failed")
+        assert "nova-compute was restarted" in captured["error"]
+        assert_as_before(cloud, shared, site)
+
+        never_ran = cloud.operation_ended(unborn.id)
+        assert never_ran["state"] == "failed"
+        assert "before the server ran" in never_ran["error"]
+        broken = cloud.settled(unborn, "ERROR")
+        assert not [one for one in running_domains(cloud) if broken.instance_name in one]
+
+        # The next nova-compute hears how it ended.
+        images.ended(fed.id)
+    _, address = cloud.answers(fed)
     assert cloud.fetched(address, "/secret").strip() == site.secret
-    cloud.settled(server, "ACTIVE")
-    cloud.connect("member").compute.reboot_server(server, "HARD")
-    cloud.settled(server, "ACTIVE")
+    cloud.settled(fed, "ACTIVE")
+    cloud.connect("member").compute.reboot_server(fed, "HARD")
+    cloud.settled(fed, "ACTIVE")
 
 
-def test_nova_compute_is_killed_before_the_guest_runs(cloud: Cloud, boot: Boot, site: Site, tmp_path: Path) -> None:
-    with slow_link(cloud, site, tmp_path) as (url, _):
-        server = boot.begin("unborn", image="site-base", metadata={"overlay_url": url})
-        worker = host_side.freeze_worker(cloud, server.id, "start")
-        host = str(cloud.admin.compute.get_server(server.id).compute_host)
-        service = host_side.compute_service(cloud, host)
-        host_side.kill(host_side.service_pid(cloud, service))
-        os.kill(worker, signal.SIGCONT)
-        cloud.minicloud("restart", cloud.name, service)
-        operation = cloud.operation_ended(server.id)
-    assert operation["state"] == "failed"
-    assert "before the server ran" in operation["error"]
-    broken = cloud.settled(server, "ERROR")
-    assert not [one for one in cloud.running_domains() if broken.instance_name in one]
-
-
-def test_nova_api_is_restarted_during_a_capture(cloud: Cloud, source: Source, images: Images) -> None:
-    server, _, _ = source()
-    operation_id = images.begin(server, OVERLAY)
-    worker = host_side.freeze_worker(cloud, operation_id, "capture")
-    cloud.minicloud("restart", cloud.name, "nova-api")
-    os.kill(worker, signal.SIGCONT)
+def test_nova_api_is_restarted_during_a_capture(
+    cloud: Cloud, shared: Source, freeze: Freezer, images: Images, site: Site
+) -> None:
+    operation_id = images.begin(shared.server, WANT_OVERLAY)
+    worker = freeze(operation_id, "capture")
+    record = cloud.folder / "pids" / "nova-api"
+    before = record.read_text()
+    cloud.restart("nova-api")
+    assert record.read_text() != before
+    freeze.release(worker)
     images.ended(operation_id)
+    assert_as_before(cloud, shared, site)
 
 
-def test_rabbitmq_is_restarted_during_a_capture(cloud: Cloud, source: Source, images: Images, site: Site) -> None:
-    server, address, _ = source()
-    operation_id = images.begin(server, OVERLAY)
-    cloud.minicloud("restart", cloud.name, "rabbitmq")
+def test_rabbitmq_is_restarted_during_a_capture(
+    cloud: Cloud, shared: Source, freeze: Freezer, images: Images, site: Site
+) -> None:
+    """The capture goes on while it is away."""
+    operation_id = images.begin(shared.server, WANT_OVERLAY)
+    worker = freeze(operation_id, "capture")
+    record = cloud.folder / "pids" / "rabbitmq"
+    before = record.read_text()
+    with ThreadPoolExecutor(1) as thread:
+        restart = thread.submit(cloud.restart, "rabbitmq")
+        wait_until("RabbitMQ has ended", lambda: not record.exists() or record.read_text() != before)
+        freeze.release(worker)
+        restart.result()
     images.ended(operation_id)
-    assert_as_before(cloud, server, address, site.nonce)
+    assert_as_before(cloud, shared, site)
 
 
-def test_glance_is_stopped(cloud: Cloud, source: Source, images: Images, site: Site) -> None:
+def test_glance_is_stopped(cloud: Cloud, shared: Source, freeze: Freezer, images: Images, site: Site) -> None:
     """The images of what failed go when Glance is there again."""
-    server, address, _ = source()
-    operation_id = images.begin(server, OVERLAY)
-    worker = host_side.freeze_worker(cloud, operation_id, "compare")
-    host_side.kill_service(cloud, "glance")
-    try:
-        os.kill(worker, signal.SIGCONT)
+    operation_id = images.begin(shared.server, WANT_OVERLAY)
+    worker = freeze(operation_id, "compare")
+    with host_side.killed_whole(cloud, "glance"):
+        freeze.release(worker)
         operation = images.ended(operation_id, state="failed")
         assert "image service" in operation["error"], operation["error"]
-        assert_as_before(cloud, server, address, site.nonce)
-    finally:
-        cloud.minicloud("restart", cloud.name, "glance")
+        assert_as_before(cloud, shared, site)
 
 
 @pytest.mark.parametrize(("folder", "size"), [("scratch", "4M"), ("bases", "256K")])
-def test_the_disk_is_full(cloud: Cloud, source: Source, images: Images, site: Site, folder: str, size: str) -> None:
-    server, address, host = source()
-    with host_side.small(cloud, host, folder, size):
-        operation = images.ended(images.begin(server, OVERLAY), state="failed")
+def test_the_disk_is_full(cloud: Cloud, shared: Source, images: Images, site: Site, folder: str, size: str) -> None:
+    with host_side.small(cloud, shared.host, folder, size):
+        operation = images.ended(images.begin(shared.server, WANT_OVERLAY), state="failed")
     assert "space" in operation["error"] or "room" in operation["error"], operation["error"]
-    assert_as_before(cloud, server, address, site.nonce)
+    assert_as_before(cloud, shared, site)
 
 
-def test_the_base_is_deleted(cloud: Cloud, boot: Boot, images: Images, site: Site) -> None:
+def test_the_base_is_deleted(cloud: Cloud, shared: Source, boot: Boot, images: Images, site: Site) -> None:
     """What hosts hold of it goes on being used; where nothing is held, the reason is told."""
-    origin, _ = boot("origin")
-    base = images.capture(origin, BASE)["images"]
-    server, address = boot("source", image=base["base-disk"])
-    nonce = cloud.fetched(address)
+    made = images.capture(shared.server, WANT_BASE)
+    base = made["images"]
+    server, address = boot("of-a-base-that-goes", image=base["base-disk"])
     for image in base.values():
         cloud.admin.image.delete_image(image)
-    images.capture(server, OVERLAY)
-    host_side.forget_bases(cloud)
-    operation = images.ended(images.begin(server, OVERLAY), state="failed")
+    images.capture(server, WANT_OVERLAY)
+    host_side.forget_bases(cloud, made["result"]["base_id"])
+    operation = images.ended(images.begin(server, WANT_OVERLAY), state="failed")
     assert base["base-disk"] in operation["error"] or base["base-memory"] in operation["error"], operation["error"]
-    assert_as_before(cloud, server, address, nonce)
+    cloud.settled(server, "ACTIVE")
+    assert cloud.fetched(address) == site.nonce
 
 
-@pytest.mark.parametrize("place", [0.02, 0.9])
-def test_an_overlay_is_damaged(
-    cloud: Cloud, boot: Boot, images: Images, site: Site, tmp_path: Path, place: float
-) -> None:
-    member = cloud.connect("member")
+def test_an_overlay_is_damaged(cloud: Cloud, boot: Boot, images: Images, site: Site, tmp_path: Path) -> None:
+    """In its manifest, and in what comes last."""
     file = tmp_path / "damaged.cloudlet"
-    member.image.download_image(site.overlay, output=str(file))
-    content = bytearray(file.read_bytes())
-    content[int(place * len(content))] ^= 1
-    file.write_bytes(content)
-    whole = member.image.get_image(site.overlay).properties
-    ours = {name: value for name, value in whole.items() if name.startswith("cloudlet_")}
-    damaged = member.image.create_image(
-        "damaged", filename=str(file), disk_format="raw", container_format="bare", wait=True, **ours
-    )
-    images.delete_later(damaged.id)
-    server = boot.begin("damaged", image="site-base", metadata={"overlay_url": f"glance:{damaged.id}"})
+    cloud.connect("member").image.download_image(site.overlay, output=str(file))
+    whole, servers = file.read_bytes(), []
+    for part in (0.02, 0.9):
+        content = bytearray(whole)
+        content[int(part * len(content))] ^= 1
+        file.write_bytes(content)
+        url = f"glance:{images.upload('damaged', file, site.overlay)}"
+        servers.append(boot.begin("damaged", image=BASE, metadata={"overlay_url": url}))
+    for server in servers:
+        operation = cloud.operation_ended(server.id)
+        assert operation["state"] == "failed"
+        assert "digest" in operation["error"] or "damaged" in operation["error"], operation["error"]
+        assert operation["error"][:100] in cloud.settled(server, "ERROR").fault["message"]
+
+
+def test_a_cpu_that_the_host_lacks(cloud: Cloud, boot: Boot, images: Images, site: Site, tmp_path: Path) -> None:
+    (held, *_) = (found for host in cloud.hosts if (found := host_side.cached_bases(cloud, host).get(site.base_id)))
+    base = images.with_cpu(site.base, held, tmp_path, FOREIGN_CPU)
+    server = boot.begin("another-cpu", image=base)
     operation = cloud.operation_ended(server.id)
     assert operation["state"] == "failed"
-    assert "digest" in operation["error"] or "damaged" in operation["error"], operation["error"]
-    assert operation["error"][:100] in cloud.settled(server, "ERROR").fault["message"]
+    for told in (operation["error"], cloud.settled(server, "ERROR").fault["message"]):
+        assert "a CPU of model Icelake-Server, this host offers " in told, told
+    assert "avx512f" in operation["error"]
 
 
 def test_a_flavor_that_does_not_fit(cloud: Cloud, site: Site) -> None:
     with pytest.raises(exceptions.BadRequestException) as caught:
-        cloud.create("unfit", image="site-base", flavor="m1.small")
+        cloud.create("unfit", image=BASE, flavor="m1.small")
     assert "256 MiB" in str(caught.value)
     assert "128 MiB" in str(caught.value)
     assert not cloud.admin.compute.find_server("unfit", all_projects=True)

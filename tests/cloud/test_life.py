@@ -1,191 +1,136 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user may do with a server that began with a captured state, and what not while its overlay arrives."""
+"""What a user may do with servers that began with a captured state: one of a base, one of an overlay, side by side."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from openstack import exceptions
 from openstack.compute.v2.server import Server
 
-from benchmarks.file_server import FileServer
-from benchmarks.shaper import Shaper
-from tests.cloud.cloud import WAN, Cloud, wait_until
-from tests.cloud.conftest import Boot
-from tests.cloud.images import Images, Site
-
-SLOW_MBIT = 3.0
-"""The site's overlay needs some 17 s at this rate."""
-
-Start = Callable[[str], tuple[Server, str]]
+from tests.cloud.cloud import Cloud, wait_until
+from tests.cloud.images import Images
+from tests.cloud.servers import Shared
+from tests.cloud.site import BASE, Site
 
 
-@pytest.fixture(params=["base-resume", "synthesis"])
-def start(request: pytest.FixtureRequest, boot: Boot, site: Site, images: Images) -> Start:
-    """``start(name)``: a server of the base, or of the overlay, that has arrived whole; its address."""
+class Pair:
+    """The two servers."""
 
-    def start(name: str) -> tuple[Server, str]:
-        metadata = {"overlay_url": f"glance:{site.overlay}"} if request.param == "synthesis" else {}
-        server, address = boot(name, image="site-base", metadata=metadata)
-        images.ended(server.id)
-        return server, address
+    def __init__(self, cloud: Cloud, servers: dict[str, tuple[Server, str]]) -> None:
+        self._cloud = cloud
+        self.servers = {name: server for name, (server, _) in servers.items()}
+        self.addresses = {name: address for name, (_, address) in servers.items()}
 
-    return start
+    def do(self, what: Callable[[Server], object], status: str) -> None:
+        """Ask for the same for both; then both have a status."""
+        for server in self.servers.values():
+            what(server)
+        for server in self.servers.values():
+            self._cloud.settled(server, status)
+
+    def nonces(self) -> dict[str, str]:
+        """What both have drawn at their boot."""
+        return {name: self._cloud.fetched(address) for name, address in self.addresses.items()}
+
+    def nonces_after(self, *others: dict[str, str]) -> dict[str, str]:
+        """What both have drawn at a boot after those by which they were known."""
+
+        def drawn(name: str) -> str | None:
+            now = self._cloud.fetch(self.addresses[name], "/nonce", limit_s=2.0)
+            return now if now not in [None, *(known[name] for known in others)] else None
+
+        return {name: wait_until(f"{name} boots", lambda name=name: drawn(name)) for name in self.addresses}
 
 
-@contextlib.contextmanager
-def slow_link(cloud: Cloud, site: Site, folder: Path, rate_mbit: float = SLOW_MBIT) -> Iterator[tuple[str, Shaper]]:
-    """URL of the overlay behind a thin link, and the link."""
-    file = folder / "app.cloudlet"
-    if not file.exists():
-        cloud.connect("member").image.download_image(site.overlay, output=str(file))
-    with FileServer(folder) as server, Shaper(server.address, rate_mbit=rate_mbit, rtt_ms=1, listen=f"{WAN}:0") as link:
-        yield server.url(file.name, link.address), link
+@pytest.fixture(scope="module")
+def kept(cloud: Cloud, site: Site) -> Iterator[Shared]:
+    overlay = {"overlay_url": f"glance:{site.overlay}"}
+    servers = Shared(cloud, {"resumed": {"image": BASE}, "synthesised": {"image": BASE, "metadata": overlay}})
+    yield servers
+    servers.delete()
 
 
-def test_it_lives_as_any_other(cloud: Cloud, start: Start) -> None:
+@pytest.fixture
+def shared(cloud: Cloud, kept: Shared) -> Pair:
+    return Pair(cloud, kept.servers())
+
+
+def test_they_live_as_any_other(cloud: Cloud, shared: Pair) -> None:
     compute = cloud.connect("member").compute
-    server, address = start("life")
-    nonce = cloud.fetched(address)
+    first = shared.nonces()
+    shared.do(compute.suspend_server, "SUSPENDED")
+    shared.do(compute.resume_server, "ACTIVE")
+    assert shared.nonces() == first
+    shared.do(compute.pause_server, "PAUSED")
+    shared.do(compute.unpause_server, "ACTIVE")
+    assert shared.nonces() == first
 
-    compute.suspend_server(server)
-    cloud.settled(server, "SUSPENDED")
-    compute.resume_server(server)
-    cloud.settled(server, "ACTIVE")
-    assert cloud.fetched(address) == nonce
-    compute.pause_server(server)
-    cloud.settled(server, "PAUSED")
-    compute.unpause_server(server)
-    cloud.settled(server, "ACTIVE")
-    assert cloud.fetched(address) == nonce
+    shared.do(lambda server: compute.reboot_server(server, "HARD"), "ACTIVE")
+    second = shared.nonces_after(first)
+    shared.do(compute.stop_server, "SHUTOFF")
+    shared.do(compute.start_server, "ACTIVE")
+    third = shared.nonces_after(first, second)
 
-    compute.reboot_server(server, "HARD")
-    cloud.settled(server, "ACTIVE")
-    rebooted = wait_until("another nonce", lambda: (now := cloud.fetched(address)) != nonce and now)
-    compute.stop_server(server)
-    cloud.settled(server, "SHUTOFF")
-    compute.start_server(server)
-    cloud.settled(server, "ACTIVE")
-    assert cloud.fetched(address) not in (nonce, rebooted)
-
-    compute.rescue_server(server)
-    cloud.settled(server, "RESCUE")
-    compute.unrescue_server(server)
-    cloud.settled(server, "ACTIVE")
-    cloud.fetched(address)
+    shared.do(compute.rescue_server, "RESCUE")
+    shared.do(compute.unrescue_server, "ACTIVE")
+    shared.nonces_after(third)
 
 
-def test_its_disk_moves_as_any_other(cloud: Cloud, start: Start, images: Images) -> None:
+def test_they_are_rebuilt_as_they_were_made(cloud: Cloud, images: Images, shared: Pair, site: Site) -> None:
+    compute = cloud.connect("member").compute
+    for address in shared.addresses.values():
+        cloud.shell(address, "echo changed >/www/changed; echo changed >/dev/vda")
+    shared.do(lambda server: compute.rebuild_server(server, image=site.base), "ACTIVE")
+    for server in shared.servers.values():
+        images.ended(server.id)
+    assert set(shared.nonces().values()) == {site.nonce}
+    for address in shared.addresses.values():
+        assert cloud.fetch(address, "/changed") is None
+    assert cloud.fetched(shared.addresses["synthesised"], "/secret").strip() == site.secret
+
+
+def test_soft_delete(cloud: Cloud, shared: Pair) -> None:
+    compute = cloud.connect("member").compute
+    with cloud.option("DEFAULT", "reclaim_instance_interval", "3600", "nova-api"):
+        shared.do(compute.delete_server, "SOFT_DELETED")
+        shared.do(compute.restore_server, "ACTIVE")
+    shared.nonces()
+
+
+def test_their_disks_move_as_any_other(cloud: Cloud, shared: Pair, images: Images) -> None:
     """Snapshot, shelve, resize: the disk is whole, and an image made of it is no base."""
     compute = cloud.connect("member").compute
-    server, address = start("life")
-    nonce = cloud.fetched(address)
-    snapshot = compute.create_server_image(server, "life-snapshot", wait=True)
-    images.delete_later(snapshot.id)
-    shown = cloud.admin.image.get_image(snapshot.id)
-    assert not [name for name in {**shown.properties, **shown} if name.startswith("cloudlet_")]
-    cloud.settled(server, "ACTIVE")
-    assert cloud.fetched(address) == nonce, "a snapshot disturbs nobody"
+    nonces = shared.nonces()
+    snapshots = [compute.create_server_image(server, f"{name}-snapshot").id for name, server in shared.servers.items()]
+    for snapshot in snapshots:
+        images.delete_later(snapshot)
+    for snapshot in snapshots:
+        shown = wait_until("the snapshot", lambda snapshot=snapshot: active_image(cloud, snapshot))
+        assert not [name for name in shown if name.startswith("cloudlet_")]
+    shared.do(lambda server: None, "ACTIVE")
+    assert shared.nonces() == nonces, "a snapshot disturbs nobody"
 
-    compute.shelve_server(server)
-    cloud.settled(server, "SHELVED_OFFLOADED")
-    compute.unshelve_server(server)
-    cloud.settled(server, "ACTIVE")
-    assert cloud.fetched(address) != nonce
+    shared.do(compute.shelve_server, "SHELVED_OFFLOADED")
+    shared.do(compute.unshelve_server, "ACTIVE")
+    shared.nonces_after(nonces)
 
-    host = cloud.admin.compute.get_server(server.id).compute_host
-    with cloud.only_host(host):
-        compute.resize_server(server, compute.find_flavor("m1.small"))
-        cloud.settled(server, "VERIFY_RESIZE")
-    compute.confirm_server_resize(server)
-    cloud.settled(server, "ACTIVE")
-    assert int(cloud.shell(address, "grep MemTotal /proc/meminfo").split()[1]) > 150 << 10
-
-
-def test_it_is_rebuilt_as_it_was_made(cloud: Cloud, start: Start, site: Site) -> None:
-    compute = cloud.connect("member").compute
-    server, address = start("life")
-    cloud.shell(address, "echo changed >/www/changed; echo changed >/dev/vda")
-    compute.rebuild_server(server, image=site.base)
-    cloud.settled(server, "ACTIVE")
-    assert cloud.fetched(address) == site.nonce
-    assert cloud.fetch(address, "/changed") is None
-    if server.metadata:
-        assert cloud.fetched(address, "/secret").strip() == site.secret
-
-
-def test_soft_delete(cloud: Cloud, start: Start) -> None:
-    compute = cloud.connect("member").compute
-    server, address = start("life")
-    cloud.fetched(address)
-    with cloud.option("DEFAULT", "reclaim_instance_interval", "3600", "nova-api"):
-        compute.delete_server(server)
-        wait_until("soft deleted", lambda: cloud.admin.compute.get_server(server.id).status == "SOFT_DELETED")
-        compute.restore_server(server)
-        cloud.settled(server, "ACTIVE")
+    servers = [cloud.admin.compute.get_server(server.id) for server in shared.servers.values()]
+    for host in {server.compute_host for server in servers}:
+        here = [server for server in servers if server.compute_host == host]
+        # The hosts have no way to bring a disk to each other.
+        with cloud.only_host(host):
+            for server in here:
+                compute.resize_server(server, cloud.flavor("m1.small"))
+            for server in here:
+                cloud.settled(server, "VERIFY_RESIZE")
+    shared.do(compute.confirm_server_resize, "ACTIVE")
+    for address in shared.addresses.values():
         cloud.fetched(address)
+        assert int(cloud.shell(address, "grep MemTotal /proc/meminfo").split()[1]) > 150 << 10
 
 
-def test_others_wait_while_it_arrives(cloud: Cloud, boot: Boot, site: Site, images: Images, tmp_path: Path) -> None:
-    compute = cloud.connect("member").compute
-    with slow_link(cloud, site, tmp_path) as (url, _):
-        server = cloud.active(boot.begin("arriving", image="site-base", metadata={"overlay_url": url}))
-        wait_until("it is held", lambda: cloud.admin.compute.get_server(server.id).task_state == "cloudlet_synthesis")
-        actions: dict[str, Callable[[], Any]] = {
-            "suspend": lambda: compute.suspend_server(server),
-            "pause": lambda: compute.pause_server(server),
-            "stop": lambda: compute.stop_server(server),
-            "hard reboot": lambda: compute.reboot_server(server, "HARD"),
-            "soft reboot": lambda: compute.reboot_server(server, "SOFT"),
-            "rescue": lambda: compute.rescue_server(server),
-            "shelve": lambda: compute.shelve_server(server),
-            "resize": lambda: compute.resize_server(server, compute.find_flavor("m1.small")),
-            "rebuild": lambda: compute.rebuild_server(server, image=site.base),
-            "snapshot": lambda: compute.create_server_image(server, "never"),
-            "migrate": lambda: cloud.admin.compute.migrate_server(server),
-            "base": lambda: images.begin(server, {"cloudlet-base": {"name": "never"}}),
-            "overlay": lambda: images.begin(server, {"cloudlet-overlay-finish": {"overlay-name": "never"}}),
-        }
-        for name, act in actions.items():
-            with pytest.raises((exceptions.ConflictException, AssertionError)) as caught:
-                act()
-            assert "cloudlet_synthesis" in str(caught.value), name
-        operation = images.ended(server.id)
-    assert operation["result"]["placement"] == "early"
-    assert cloud.settled(server, "ACTIVE").task_state is None
-    compute.suspend_server(server)
-    cloud.settled(server, "SUSPENDED")
-
-
-def test_a_server_is_deleted_while_it_arrives(cloud: Cloud, boot: Boot, site: Site, tmp_path: Path) -> None:
-    with slow_link(cloud, site, tmp_path) as (url, _):
-        server = cloud.active(boot.begin("arriving", image="site-base", metadata={"overlay_url": url}))
-        cloud.delete(server)
-    operation = cloud.operation_ended(server.id)
-    assert (operation["state"], operation["error"]) == ("cancelled", "The server was deleted.")
-
-
-def test_an_overlay_that_stops_arriving(cloud: Cloud, boot: Boot, site: Site, images: Images, tmp_path: Path) -> None:
-    """The server says why it cannot go on, is not started from half a disk, and can be made anew."""
-    compute = cloud.connect("member").compute
-    with slow_link(cloud, site, tmp_path) as (url, _):
-        server = cloud.active(boot.begin("broken", image="site-base", metadata={"overlay_url": url}))
-        cloud.at_stage(server.id, "personalise")
-    operation = cloud.operation_ended(server.id)
-    assert operation["state"] == "failed"
-    broken = cloud.settled(server, "ERROR")
-    assert operation["error"].startswith(broken.fault["message"])
-    assert "did not arrive whole" in operation["error"]
-    compute.reboot_server(server, "HARD")
-    wait_until("a reason", lambda: "rebuild it" in str(cloud.admin.compute.get_server(server.id).fault))
-    assert not [one for one in cloud.running_domains() if broken.instance_name in one]
-    metadata = {"overlay_url": f"glance:{site.overlay}"}
-    compute.rebuild_server(cloud.settled(server, "ERROR"), image=site.base, metadata=metadata)
-    whole = cloud.settled(server, "ACTIVE")
-    images.ended(server.id)
-    (address,) = (entry["addr"] for entries in whole.addresses.values() for entry in entries)
-    assert cloud.fetched(address, "/secret").strip() == site.secret
+def active_image(cloud: Cloud, image: str) -> dict[str, object] | None:
+    """All that Glance tells of an image that is whole."""
+    shown: dict[str, object] = cloud.admin.image.get(f"/images/{image}").json()
+    return shown if shown["status"] == "active" else None

@@ -4,39 +4,41 @@
 from __future__ import annotations
 
 from tests.cloud.cloud import Cloud
-from tests.cloud.conftest import Boot
-from tests.cloud.images import Images, Site
+from tests.cloud.images import Images
+from tests.cloud.inventory import networks
+from tests.cloud.servers import Boot
+from tests.cloud.site import BASE, Site
 
 
-def networks(cloud: Cloud) -> str:
-    """Namespaces and devices on all hosts."""
-    return "".join(cloud.run("ip", *words, host=host) for host in cloud.hosts for words in (["netns"], ["-br", "link"]))
+def wish(name: str, probe: str) -> dict[str, dict[str, str]]:
+    return {"cloudlet-overlay-finish": {"overlay-name": name, "record": probe}}
 
 
 def test_what_a_reply_needs_comes_first(cloud: Cloud, boot: Boot, images: Images, site: Site) -> None:
-    server, address = boot("recorded", image="site-base", metadata={"overlay_url": f"glance:{site.overlay}"})
-    images.ended(server.id)
+    """Of one server; another one, side by side with it, does not answer as it should."""
+    begun = boot.begin("recorded", image=BASE, metadata={"overlay_url": f"glance:{site.overlay}"})
+    (silent, other_address), (server, address) = boot("silent", image=BASE), cloud.answers(begun)
+    for one in (silent, server):
+        images.ended(one.id)
     before = networks(cloud)
-    wanted = {"overlay-name": "recorded", "record": "http://:80/secret"}
-    made = images.capture(server, {"cloudlet-overlay-finish": wanted})
-    result = made["result"]
-    # Far from all of it: there are 6 MiB that nobody asked for.
-    assert 50 < result["working_set_chunks"] < 1500, result
-    stages = [stage["name"] for stage in made["stages"]]
-    assert stages.index("record") < stages.index("reorder") < stages.index("upload")
+    never = images.begin(silent, wish("never", "http://:80/none"))
+    made = images.ended(images.begin(server, wish("recorded", "http://:80/secret")))
+    assert_recorded(made)
     assert cloud.fetched(address, "/secret").strip() == site.secret, "the original goes on"
+    operation = images.ended(never, state="failed")
+    assert "404" in operation["error"], operation["error"]
+    assert cloud.fetched(other_address) == site.nonce
     assert networks(cloud) == before
+
     url = f"glance:{made['images']['overlay']}"
-    likeness, its_address = boot("likeness", image="site-base", metadata={"overlay_url": url})
+    likeness, its_address = boot("likeness", image=BASE, metadata={"overlay_url": url})
     images.ended(likeness.id)
     assert cloud.fetched(its_address, "/secret").strip() == site.secret
 
 
-def test_a_probe_that_nobody_answers(cloud: Cloud, boot: Boot, images: Images, site: Site) -> None:
-    server, address = boot("recorded", image="site-base")
-    before = networks(cloud)
-    wanted = {"overlay-name": "never", "record": "http://:80/none"}
-    operation = images.ended(images.begin(server, {"cloudlet-overlay-finish": wanted}), state="failed")
-    assert "404" in operation["error"], operation["error"]
-    assert cloud.fetched(address) == site.nonce
-    assert networks(cloud) == before
+def assert_recorded(made: dict[str, dict[str, int]]) -> None:
+    """A part of the overlay was needed, and was put first before anybody saw it."""
+    # Far from all of it: there are 6 MiB that nobody asked for.
+    assert 50 < made["result"]["working_set_chunks"] < 1500, made["result"]
+    stages = [stage["name"] for stage in made["stages"]]
+    assert stages.index("record") < stages.index("reorder") < stages.index("upload")
