@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ def folder(name: str) -> Path:
 def last_word(operation_id: str) -> Path:
     """Where the worker of an operation leaves its last word."""
     return folder("operations") / f"{operation_id}.last"
+
+
+def clear_scratch(operation_id: str) -> None:
+    """Remove what a worker that was killed has left: as much as its guest has memory, perhaps."""
+    for path in folder("scratch").glob(f"{operation_id}-*"):
+        LOG.warning("Operation %s has left %s, it is removed", operation_id, path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def common(context: Any, operation: Operation, in_use: Iterable[str]) -> dict[str, Any]:

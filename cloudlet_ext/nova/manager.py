@@ -158,6 +158,7 @@ class CloudletManager:
             return
         if operation.worker is not None:
             workers.end_orphan(operation.worker)
+        jobs.clear_scratch(operation.id)
         self._runner.store.end(operation, FAILED, _RESTARTED)
         if operation.images and operation.type in _MAKE_IMAGES:
             made = list(operation.images.values())
@@ -183,12 +184,14 @@ class CloudletManager:
         if instance is None or synthesiser.base_of(instance) is None:
             # Its guest never ran.
             workers.end_orphan(operation.worker)
+            jobs.clear_scratch(operation.id)
             self._runner.store.end(operation, FAILED, _NOT_BUILT)
             self.synthesiser.give_up(operation.server_id, _NOT_BUILT)
             return
         workers.wait_for_orphan(operation.worker)
         said = workers.last_word(jobs.last_word(operation.id)) or {}
         jobs.last_word(operation.id).unlink(missing_ok=True)
+        jobs.clear_scratch(operation.id)
         if said.get("event") == "done":
             self.synthesiser.complete(instance.uuid)
             self._runner.store.end(operation, SUCCEEDED, None, said.get("result"))

@@ -71,6 +71,7 @@ class Task:
         """End the worker, which undoes what it has not finished; its place is free again."""
         assert self.worker is not None
         self.worker.end()
+        jobs.clear_scratch(self.operation.id)
         self._runner.slots.give_back()
         jobs.last_word(self.operation.id).unlink(missing_ok=True)
 
