@@ -11,9 +11,10 @@ from cloudlet_ext.cmd.call import Call, Outcome
 
 SUMMARY = "make a base of a file that another site exported"
 DESCRIPTION = """
-Makes a base of FILE, a path or an http(s) URL. Every part is checked before it is used. When the import
-fails or is interrupted, what has arrived is kept, and the same command goes on with it; "cloudlet base list"
-shows it, and "cloudlet base delete" removes it. An import of another file under that name does not use it.
+Makes a base of FILE, a path or an http(s) URL. Every part is checked before it is used. When the source
+fails or the import is interrupted, what has arrived is kept, and the same command goes on with it; "cloudlet
+base list" shows it, and "cloudlet base delete" removes it. An import of another file under that name throws
+it away. When the disk gets full, nothing is kept.
 """
 EXAMPLE = """
 cloudlet base import debian.base

@@ -24,7 +24,9 @@ cloudlet overlay sign shop.cloudlet --key key.pem
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare its arguments."""
     parser.add_argument("overlay", metavar="OVERLAY", type=Path, help="overlay file")
-    parser.add_argument("--key", required=True, type=Path, metavar="FILE", help="private key, a PEM file")
+    parser.add_argument(
+        "--key", required=True, type=Path, metavar="FILE", help="private key, a PEM file without a passphrase"
+    )
 
 
 def run(call: Call) -> Outcome:

@@ -56,7 +56,7 @@ EXIT_CODES = {
     8: "resources of this machine: disk full, no permission, port taken",
     9: "it exists already, or is in use",
     10: "the guest did not answer to the probe in time",
-    11: "a signature is missing or wrong",
+    11: "a signature is missing or wrong, or a key cannot be used",
     130: "interrupted (Ctrl-C); 143 by SIGTERM, 129 by SIGHUP. What was begun was undone, or it is told what was not",
 }
 

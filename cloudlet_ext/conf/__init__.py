@@ -43,7 +43,7 @@ STORAGE = [
     cfg.StrOpt(
         "state_path",
         sample_default="$state_path/cloudlet",
-        help="Folder of the compute host for cached bases, operations and sockets.",
+        help="Folder of the compute host for cached bases, operations and work in progress.",
     ),
     cfg.IntOpt(
         "base_cache_mb",

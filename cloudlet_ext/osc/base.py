@@ -228,7 +228,8 @@ class DeleteBase(Command):
 class PrecacheBase(Lister):
     """Bring a base into the cache of compute hosts, so that the first synthesis there is as fast as the next.
 
-    For administrators. "operation show" tells how far each host is.
+    --all is for managers of the base's project, --host for administrators. "operation show" tells how far each
+    host is.
     """
 
     example = """

@@ -74,7 +74,9 @@ def probe(words: str) -> str:
     found = _PROBE.fullmatch(text)
     if found and 0 < int(found["port"]) < 65536 and not (found["path"] and text.startswith("tcp")):
         return text
-    raise ArgumentTypeError(f"expected a port of the guest (80) or a URL of it (http://:80/path), got {words!r}")
+    raise ArgumentTypeError(
+        f"expected a port of the guest (80), a URL of it (http://:80/path) or console:TEXT, got {words!r}"
+    )
 
 
 class CreateOverlay(ShowOne):
@@ -100,7 +102,11 @@ class CreateOverlay(ShowOne):
             help="What becomes of the server afterwards (default: resume)",
         )
         parser.add_argument(
-            "--record", metavar="<url>|<port>", type=probe, help="Put first what is needed until this answers"
+            "--record",
+            metavar="<probe>",
+            type=probe,
+            help="Put first what is needed until this answers: a port of the guest (80), a URL of it (http://:80/path) "
+            "or a text on its console (console:TEXT)",
         )
         parser.add_argument("--wait", action="store_true", help="Wait until the overlay can be used, with progress")
 

@@ -99,7 +99,10 @@ class Proxy(proxy.Proxy):
         return Begun(str(_field(body, "operation")), images)
 
     def precache_base(self, base: str | Base, host: str | None = None) -> list[str]:
-        """Begin to bring a base into the cache of ``host``, or of all hosts; ids of the operations. Admin."""
+        """Begin to bring a base into the cache of ``host``, or of all hosts; ids of the operations.
+
+        The first is for administrators, the second for managers of its project.
+        """
         what: dict[str, Any] = {"host": host} if host else {"all": True}
         path = f"{Base.base_path}/{Base._get_id(base)}/precache"
         return [str(operation) for operation in _member(self.post(path, json={"precache": what}), "operations")]
