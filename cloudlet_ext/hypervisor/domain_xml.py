@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from cloudlet_ext.hypervisor import errors
+from cloudlet_ext.hypervisor import errors, machine_check
 
 QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 MAPPED_RAM = "cloudlet-ram"
 """Name of the memory block of a domain on a mapped base; libvirt has one of its own beside it, never touched."""
 
-_ADDRESS_FIELDS = ("type", "domain", "bus", "slot", "function", "controller", "target", "unit", "port")
 _UNITS = {"b": 1, "bytes": 1, "kb": 1000, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30}
 _CPU_NOISE = {"topology", "numa", "cache", "maxphysaddr"}
 _MUST_MATCH = ("kind", "accelerator", "machine_type", "cpu", "vcpus", "memory_bytes", "devices")
@@ -49,7 +48,7 @@ class DomainMachine:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DomainMachine:
-        """The reverse; :class:`errors.BadMachine` names what is wrong."""
+        """The reverse; :class:`errors.BadMachine` names what is wrong. The values may be anybody's."""
         kind = values.get("kind")
         if kind != "libvirt":
             raise errors.BadMachine(field="kind", reason=f"a machine of libvirt expected, found {kind!r}")
@@ -57,14 +56,8 @@ class DomainMachine:
         if set(values) != known:
             wrong = sorted(set(values) ^ known)
             raise errors.BadMachine(field=wrong[0], reason="unknown or missing")
-        machine = cls(**values)
-        for name in ("accelerator", "machine_type", "cpu"):
-            if not isinstance(values[name], str):
-                raise errors.BadMachine(field=name, reason="text expected")
-        for name in ("vcpus", "memory_bytes"):
-            if not isinstance(values[name], int) or values[name] <= 0:
-                raise errors.BadMachine(field=name, reason="positive number expected")
-        return machine
+        machine_check.check(values)
+        return cls(**values)
 
     def require_same(self, found: DomainMachine, what: str) -> None:
         """:class:`errors.MachineMismatch` names the first thing in which ``found`` differs, and both values."""
@@ -183,7 +176,7 @@ def _devices(root: ET.Element) -> list[tuple[str, dict[str, str]]]:
         address = device.find("address")
         name = _name(device, seen)
         attributes = {} if address is None else address.attrib
-        found.append((name, {key: attributes[key] for key in _ADDRESS_FIELDS if key in attributes}))
+        found.append((name, {key: attributes[key] for key in machine_check.ADDRESS_FIELDS if key in attributes}))
     return found
 
 

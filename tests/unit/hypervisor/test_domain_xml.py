@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -101,6 +102,77 @@ def test_what_is_for_one_start_only_is_taken_out_again() -> None:
     assert arguments(plain) == []
     assert "layer.sock" not in plain
     assert domain_xml.plain(plain) == plain
+
+
+QEMU_ARGUMENT = (
+    "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-s'/></qemu:commandline>"
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cpu", "<devices><disk type='block'><source dev='/dev/sda'/></disk></devices>"),
+        ("cpu", QEMU_ARGUMENT),
+        ("cpu", f"<cpu mode='custom'>{QEMU_ARGUMENT}</cpu>"),
+        ("cpu", "<cpu><devices/></cpu>"),
+        ("cpu", "<cpu><model xmlns='http://libvirt.org/schemas/domain/qemu/1.0'>qemu64</model></cpu>"),
+        ("cpu", "<cpu><model fallback='forbid'>qemu64<arg/></model></cpu>"),
+        ("cpu", "<cpu><model>qemu64,+vmx</model></cpu>"),
+        ("cpu", "<cpu><vendor>a\nb</vendor></cpu>"),
+        ("cpu", "<cpu><feature policy='require' name='a,b'/></cpu>"),
+        ("cpu", "<cpu><feature policy='always' name='vmx'/></cpu>"),
+        ("cpu", "<cpu mode='other'/>"),
+        ("cpu", "<cpu numa='1'/>"),
+        ("cpu", "<!DOCTYPE x [<!ENTITY a 'b'>]><cpu><model>&a;</model></cpu>"),
+        ("cpu", "<cpu>" + "<model/>" * 10_000 + "</cpu>"),
+        ("cpu", "<cpu"),
+        ("cpu", None),
+        ("machine_type", "pc,accel=kvm"),
+        ("machine_type", ["pc"]),
+        ("accelerator", "xen"),
+        ("vcpus", True),
+        ("vcpus", 0),
+        ("memory_bytes", 1 << 70),
+        ("memory_bytes", "1"),
+        ("macs", ["fa:16:3e:ff:38:9c'/>"]),
+        ("macs", "fa:16:3e:ff:38:9c"),
+        ("genid", "yes"),
+        ("agent", 1),
+        ("extra", []),
+        ("devices", [["disk", {}]]),
+        ("devices", {"disk": "pci"}),
+        ("devices", {"disk": {"type": 7}}),
+        ("devices", {"disk": {"type": "pci", "multifunction": "on"}}),
+        ("devices", {"disk": {"{http://libvirt.org/schemas/domain/qemu/1.0}slot": "0x03"}}),
+        ("devices", {"disk": {"slot": "0x03' multifunction='on"}}),
+        ("devices", {"disk": {"type": "../pci"}}),
+        ("devices", {"d" * 1000: {}}),
+        ("devices", {str(number): {} for number in range(2000)}),
+    ],
+)
+def test_what_is_more_than_a_machine_is_refused(field: str, value: Any) -> None:
+    """Whoever can make an image can make a base, and what it tells goes into what libvirt is given."""
+    told = {**domain_xml.describe(RUNNING).to_dict(), field: value}
+    with pytest.raises(errors.BadMachine) as refused:
+        domain_xml.DomainMachine.from_dict(told)
+    assert field.removesuffix("s") in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "cpu",
+    [
+        "",
+        "<cpu check='none' mode='host-passthrough' />",
+        "<cpu check='full' match='exact' mode='custom'><model fallback='forbid' vendor_id='GenuineIntel'>"
+        "Skylake-Server-noTSX-IBRS</model><vendor>Intel</vendor><feature name='avx512-4vnniw' policy='require' />"
+        "<feature name='sse4.1' policy='disable' /></cpu>",
+    ],
+)
+def test_cpus_as_libvirt_writes_them(cpu: str) -> None:
+    told = {**domain_xml.describe(RUNNING).to_dict(), "cpu": cpu}
+    assert domain_xml.DomainMachine.from_dict(told).cpu == cpu
 
 
 def scratch() -> ET.Element:
