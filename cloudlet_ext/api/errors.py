@@ -185,7 +185,10 @@ class HostSilent(ApiError):
 class NoHostUp(Unavailable):
     """There is no compute host for the work."""
 
-    msg_fmt = "No compute host is up. Try again later."
+    msg_fmt = (
+        "No compute host is up, or none answers. Try again later; if it stays so, ask your operator whether "
+        "nova-compute runs with the cloudlet driver."
+    )
 
 
 # Servers
@@ -226,6 +229,16 @@ class NotABase(BadRequest):
 
     msg_fmt = (
         "Image %(id)s is not a base: its property cloudlet_type is %(found)r, 'base' is expected. Give a base as image."
+    )
+
+
+class BaseUnnamed(BadRequest):
+    """A base does not tell which one it is."""
+
+    msg_fmt = (
+        "Image %(id)s does not tell which base it is: its property cloudlet_base_id is %(found)r, 64 hexadecimal "
+        "digits are expected. It would be booted, not resumed. Make or import the base again, or take the cloudlet_ "
+        "properties off the image to boot it."
     )
 
 

@@ -21,11 +21,13 @@ class Flavor:
 
 
 def check_base(image: Image) -> None:
-    """:class:`errors.NotABase`, :class:`errors.ImageNotActive`."""
+    """:class:`errors.NotABase`, :class:`errors.ImageNotActive`, :class:`errors.BaseUnnamed`."""
     if image.kind != BASE:
         raise errors.NotABase(id=image.id, found=image.kind)
     if image.status != ACTIVE:
         raise errors.ImageNotActive(what="base", id=image.id, found=image.status)
+    if image.digest(properties.BASE_ID) is None:
+        raise errors.BaseUnnamed(id=image.id, found=image.properties.get(properties.BASE_ID))
 
 
 def check_memory(base: Image, memory: Image | None) -> None:

@@ -24,6 +24,12 @@ VCPUS = "cloudlet_vcpus"
 PREFIX = "cloudlet_"
 PROPERTIES = (TYPE, BASE_ID, BASE_IMAGE, MEMORY_IMAGE, MEMORY_MB, MACHINE, OVERLAY_ID, SERVER_NAME, VCPUS)
 
+TRAIT = "CUSTOM_CLOUDLET"
+"""What Placement is told of compute hosts that can resume bases."""
+NEEDS_TRAIT = f"trait:{TRAIT}"
+"""Property by which a base asks for such a host; its value is REQUIRED."""
+REQUIRED = "required"
+
 ACTIVE = "active"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")

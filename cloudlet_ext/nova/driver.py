@@ -12,6 +12,7 @@ from nova.virt.libvirt import driver
 from nova.virt.libvirt import guest as libvirt_guest
 
 from cloudlet_ext import conf as cloudlet_conf
+from cloudlet_ext.api.image import TRAIT
 from cloudlet_ext.hypervisor import domain_xml
 from cloudlet_ext.nova import jobs, synthesiser
 from cloudlet_ext.nova.manager import CloudletManager
@@ -45,6 +46,14 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
         if self.manager is not None:
             resources["stats"] = {**resources.get("stats", {}), **self.manager.stats()}
         return resources
+
+    def update_provider_tree(self, provider_tree: Any, nodename: str, allocations: Any = None) -> None:
+        """As Nova's, and the trait that bases ask for: other drivers would boot them, and ignore overlays."""
+        super().update_provider_tree(provider_tree, nodename, allocations)
+        if nova_conf.CONF.libvirt.virt_type in _EMULATORS:
+            provider_tree.add_traits(nodename, TRAIT)
+        else:
+            provider_tree.remove_traits(nodename, TRAIT)
 
     def spawn(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> None:
         """As Nova's. A server that was evacuated keeps its disk where hosts share them: it is booted from that."""

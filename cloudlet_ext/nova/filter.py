@@ -112,7 +112,7 @@ def register_policies() -> None:
 
 def keep_from_snapshots(config: Any) -> None:
     """Have Nova's snapshots of our servers be ordinary images: their disks are not those of a base any more."""
-    ours = (*image.PROPERTIES, *marks.ALL)
+    ours = (*image.PROPERTIES, image.NEEDS_TRAIT, *marks.ALL)
     known = config.non_inheritable_image_properties
     config.set_override("non_inheritable_image_properties", [*known, *(name for name in ours if name not in known)])
 

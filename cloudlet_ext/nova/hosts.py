@@ -105,7 +105,7 @@ def ask_all(
             try:
                 return [question(targeted, host.name)]
             except oslo_messaging.MessagingTimeout:
-                LOG.warning("Compute host %s did not answer; its operations are left out.", host.name)
+                LOG.warning("Compute host %s did not answer; it is left out.", host.name)
                 silence.note(host.name)
                 return []
 

@@ -21,6 +21,8 @@ _PORTABLE_PREFIXES = ("cloudlet_", "hw_", "os_", "img_")
 _PORTABLE = ("architecture", "vm_mode", "hypervisor_type")
 _LOCAL = ("cloudlet_base_image", "cloudlet_memory_image", "os_hidden", "os_hash_algo", "os_hash_value")
 """Properties that belong to the guest go with it; ids and digests of the image service's own do not."""
+_NEEDS_TRAIT = "trait:CUSTOM_CLOUDLET"
+"""Asks the scheduler for a compute host that can resume a base."""
 
 
 def images_of(connection: Connection, base: Base) -> dict[str, dict[str, Any]]:
@@ -88,7 +90,7 @@ def _document(manifest: ArchiveManifest, part: str, ids: dict[str, str], name: s
         name = memory_name(name)
     properties: dict[str, Any] = {key: value for key, value in described.properties.items() if _is_portable(key)}
     if part == DISK:
-        own = {"cloudlet_type": "base", "cloudlet_memory_image": ids[MEMORY]}
+        own = {"cloudlet_type": "base", "cloudlet_memory_image": ids[MEMORY], _NEEDS_TRAIT: "required"}
     else:
         own = {"cloudlet_type": "base-memory", "cloudlet_base_image": ids[DISK]}
         properties["os_hidden"] = True

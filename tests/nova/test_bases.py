@@ -120,11 +120,17 @@ def test_precache_at_a_host(cloud: Cloud, images: Images) -> None:
 
 def test_precache_everywhere(cloud: Cloud, images: Images) -> None:
     answer = precache(cloud, images.base, {"all": True}, who=MANAGER)
-    # The host that is down is left out; the silent one is told, and will do it or not.
-    assert len(answer.json["operations"]) == 3
+    # Hosts that are down or do not answer are left out: their operations would never be there.
+    assert len(answer.json["operations"]) == 2
     for host in ("compute1", "compute2"):
         _, arguments = cloud.managers[host].wait_for_cast("precache_base")
         assert arguments["id"] in answer.json["operations"]
+
+
+def test_precache_at_a_host_that_does_not_answer(cloud: Cloud, images: Images) -> None:
+    answer = precache(cloud, images.base, {"host": "silent"})
+    assert answer.status_int == 504, answer.text
+    assert "cloudlet driver" in answer.text
 
 
 def test_precache_that_cannot_be(cloud: Cloud, images: Images) -> None:
@@ -140,3 +146,7 @@ def test_precache_that_cannot_be(cloud: Cloud, images: Images) -> None:
     assert answer.status_int == 409
     assert "queued" in answer.text
     assert "active" in answer.text
+    unnamed, _ = make_base(cloud, MEMBER, "unnamed", base_id="A" * 64)
+    answer = precache(cloud, unnamed, {"all": True})
+    assert answer.status_int == 400
+    assert "cloudlet_base_id" in answer.text

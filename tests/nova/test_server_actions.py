@@ -89,11 +89,15 @@ def test_the_images_of_a_base(cloud: Cloud) -> None:
         "cloudlet_memory_image": memory["id"],
         "cloudlet_memory_mb": "512",
         "cloudlet_vcpus": "1",
+        "trait:CUSTOM_CLOUDLET": "required",
         # The hardware that the guest knows goes with it, what was true of the old image alone does not.
         "hw_disk_bus": "virtio",
     }
     assert {name: disk.get(name) for name in expected} == expected
     assert not {"cloudlet_base_id", "owner_specified.openstack.md5", "img_signature", "boot_roles"} & set(disk)
+    spec = objects.RequestSpec()
+    spec._image_meta_from_image({"id": disk["id"], "properties": disk})
+    assert spec.image.properties.traits_required == ["CUSTOM_CLOUDLET"], "as the scheduler reads it"
     expected = {
         "disk_format": "raw",
         "visibility": "private",

@@ -10,7 +10,7 @@ import webob
 from nova import objects
 
 from tests.nova.cloud import ADMIN, MEMBER, OTHER, READER, Cloud
-from tests.nova.conftest import BASE_ID, OTHER_BASE_ID, Images
+from tests.nova.conftest import BASE_ID, OTHER_BASE_ID, Images, make_base
 
 FITS, SMALL, WIDE, FLAT = "1", "2", "3", "4"
 VERSION = "compute 2.90, cloudlet 1.0"
@@ -72,11 +72,23 @@ def test_a_copy_of_a_base_is_none(cloud: Cloud, images: Images) -> None:
     assert "is not there, or not for you" in message(answer)
 
 
+@pytest.mark.parametrize("base_id", ["", "A" * 64, "a" * 63])
+def test_a_base_that_does_not_tell_which_it_is(cloud: Cloud, images: Images, base_id: str) -> None:
+    """Compute hosts would take it for an ordinary image and boot it."""
+    base, _ = make_base(cloud, MEMBER, "unnamed", base_id=base_id)
+    for overlay_url in (None, "https://127.0.0.1/face"):
+        answer = create(cloud, base, overlay_url)
+        assert answer.status_int == 400, answer.text
+        assert base in message(answer) and "cloudlet_base_id" in message(answer)
+
+
 def test_snapshots_are_ordinary_images(cloud: Cloud, images: Images) -> None:
     known = {
         "image_cloudlet_type": "base",
         "image_cloudlet_base_id": BASE_ID,
         "image_cloudlet_memory_image": images.memory,
+        "image_trait:CUSTOM_CLOUDLET": "required",
+        "image_trait:CUSTOM_FAST": "required",
         "image_hw_disk_bus": "virtio",
         "cloudlet_started": "mapped",
         "cloudlet_arriving": "True",
@@ -89,6 +101,8 @@ def test_snapshots_are_ordinary_images(cloud: Cloud, images: Images) -> None:
     assert made is not None
     assert (made["image_type"], made["hw_disk_bus"]) == ("snapshot", "virtio")
     assert not [name for name in made if name.startswith("cloudlet_")]
+    # They boot anywhere; what else the server's image asked for stays.
+    assert [name for name in made if name.startswith("trait:")] == ["trait:CUSTOM_FAST"]
 
 
 def test_several_servers(cloud: Cloud, images: Images) -> None:

@@ -53,6 +53,8 @@ def test_imported_is_the_base_that_was_saved(cloud: Cloud, run: Command, saved: 
     assert (disk["disk_format"], disk["hw_machine_type"], disk["os_hidden"]) == ("qcow2", "q35", False)
     assert memory["os_hidden"] is True
     assert memory["cloudlet_base_image"] == disk["id"]
+    assert disk["trait:CUSTOM_CLOUDLET"] == "required"
+    assert "trait:CUSTOM_CLOUDLET" not in memory
     assert memory["cloudlet_type"] == "base-memory"
     assert run("cloudlet base import -f value -c name", saved).out.strip() == "ubuntu"
 

@@ -66,6 +66,7 @@ def precache(call: Call) -> Any:
     name = call.body(schemas.PRECACHE, "precache")["precache"].get("host")
     call.authorize(policies.PRECACHE if name is None else policies.PRECACHE_HOST, base.owner)
     fit.check_base(base)
+    # A host without our driver would never take the cast, and the operation would never be there.
     operations = [_precache(call, base, host) for host in _hosts(call, name)]
     return call.answer(202, {"operations": operations}, schemas.PRECACHE_ANSWER)
 
@@ -84,11 +85,20 @@ def _hosts(call: Call, name: str | None) -> list[hosts.Host]:
         host = hosts.find(call.context, name)
         if not host.up:
             raise errors.HostDown(what=f"the name {name}")
+        with nova_context.target_cell(call.context, host.cell) as targeted:
+            hosts.ask(f"the name {name}", lambda: call.services.rpc.describe(targeted, name))
         return [host]
-    found = [host for host in hosts.all_hosts(call.context) if host.up]
-    if not found:
+
+    def answers(context: Any, name: str) -> str:
+        call.services.rpc.describe(context, name)
+        return name
+
+    known = hosts.all_hosts(call.context)
+    # Who was silent a moment ago may be back: each is asked.
+    answering = set(hosts.ask_all(call.context, known, answers, hosts.Silence()))
+    if not answering:
         raise errors.NoHostUp()
-    return found
+    return [host for host in known if host.name in answering]
 
 
 def _precache(call: Call, base: Image, host: hosts.Host) -> str:

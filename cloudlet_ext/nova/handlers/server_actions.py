@@ -118,6 +118,7 @@ def _base_images(capture: Capture, name: str, images: dict[str, str]) -> list[di
             "min_ram": flavor.memory_mb,
             "min_disk": flavor.root_gb,
             properties.TYPE: properties.BASE,
+            properties.NEEDS_TRAIT: properties.REQUIRED,
             properties.MEMORY_IMAGE: images["base-memory"],
             properties.MEMORY_MB: str(flavor.memory_mb),
             properties.VCPUS: str(flavor.vcpus),

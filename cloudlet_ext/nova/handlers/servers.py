@@ -31,6 +31,7 @@ def create(call: Call) -> Any:
     base = _base(call, server)
     if base is not None:
         call.accept()
+        fit.check_base(base)
         _check_memory(call, base)
         _check_flavor(call, server, base)
     return None

@@ -73,6 +73,12 @@ def test_images_that_are_no_base() -> None:
     with pytest.raises(errors.ImageNotActive, match="queued") as refused:
         fit.check_base(replace(BASE, status="queued"))
     assert refused.value.status == 409
+    for found in ("short", "A" * 64, None):
+        known = {name: value for name, value in BASE.properties.items() if name != "cloudlet_base_id"}
+        unnamed = replace(BASE, properties=known if found is None else {**known, "cloudlet_base_id": found})
+        with pytest.raises(errors.BaseUnnamed, match=str(found)) as nameless:
+            fit.check_base(unnamed)
+        assert nameless.value.status == 400
 
 
 def test_overlays_that_do_not_fit() -> None:
