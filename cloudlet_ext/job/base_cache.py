@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -32,6 +33,7 @@ FETCHING = "base"
 
 _VERIFIED = ".verified"
 _LOCK = ".lock"
+_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class _Lock:
@@ -86,7 +88,12 @@ class BaseCache:
 
     @contextlib.contextmanager
     def using(self, base_id: str, fetch: Callable[[Path], None], report: Report) -> Iterator[Base]:
-        """A base, fetched by ``fetch`` (which makes the folder it is given) if it is not there; kept for the block."""
+        """A base, fetched by ``fetch`` (which makes the folder it is given) if it is not there; kept for the block.
+
+        Its identity may come from a property that anybody has written; :class:`errors.BadJob` where it is none.
+        """
+        if not _ID.fullmatch(base_id):
+            raise errors.BadJob(field="base_id", reason=f"64 hexadecimal digits expected, found {base_id!r}")
         with self._lock(base_id) as lock:
             while True:
                 lock.take(fcntl.LOCK_SH)

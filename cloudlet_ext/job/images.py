@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,8 +48,8 @@ class Images:
         return cls(known["endpoint"], known["token"], known.get("service_token"), known.get("ca_file"))
 
     def url(self, image: str) -> str:
-        """Where the content of an image can be read, by ranges."""
-        return f"{self._endpoint}/v2/images/{image}/file"
+        """Where the content of an image can be read, by ranges. :class:`errors.BadJob`."""
+        return f"{self._endpoint}/v2/images/{_id(image)}/file"
 
     def policy(self) -> SourcePolicy:
         """How the engine may read :meth:`url`."""
@@ -57,7 +58,7 @@ class Images:
     def show(self, image: str) -> dict[str, Any]:
         """Its record."""
         try:
-            return dict(self._client.images.get(image))
+            return dict(self._client.images.get(_id(image)))
         except _FAILURES as failure:
             raise _failed(image, failure) from failure
 
@@ -79,7 +80,7 @@ class Images:
     def download(self, image: str, path: Path, progress: Progress) -> None:
         """Write the content of an image to ``path``; it is checked against the service's digest."""
         try:
-            body = self._client.images.data(image)
+            body = self._client.images.data(_id(image))
             if body is None:
                 raise errors.ImageServiceFailed(image=image, reason="the image has no content")
             with no_space_named(path), path.open("wb") as file:
@@ -107,6 +108,14 @@ class _Watched:
     def __iter__(self) -> Iterator[bytes]:
         while piece := self.read(_PIECE_BYTES):
             yield piece
+
+
+def _id(image: str) -> str:
+    """An id that goes into a path: it may come from a property that anybody has written."""
+    try:
+        return str(uuid.UUID(image))
+    except ValueError:
+        raise errors.BadJob(field="image", reason=f"an id expected, found {image!r}") from None
 
 
 def _failed(image: str, failure: Exception) -> Exception:

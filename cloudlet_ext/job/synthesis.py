@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cloudlet_ext.api.sources import GlanceSource, SourceRules
 from cloudlet_ext.engine import signature
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.engine.container import HeaderCheck
@@ -141,11 +142,10 @@ def _place(job: dict[str, Any], channel: Channel, report: Report, images: Images
 
 
 def _open(job: dict[str, Any], images: Images) -> Source:
-    url = str(job["overlay"])
-    if url.startswith("glance:"):
-        image = url.removeprefix("glance:").strip("/")
-        return open_source(images.url(image), images.policy())
-    return open_source(url, sources.policy(job))
+    known = SourceRules(job["overlay_sources"], job["allowed_networks"]).parse(str(job["overlay"]))
+    if isinstance(known, GlanceSource):
+        return open_source(images.url(known.image_id), images.policy())
+    return open_source(known.url, sources.policy(job))
 
 
 def _signature_check(job: dict[str, Any]) -> HeaderCheck | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cloudlet_ext.engine.base import Base
-from cloudlet_ext.job import precache
+from cloudlet_ext.job import errors, precache
 from cloudlet_ext.job.base_cache import BaseCache, fetch_images
 from cloudlet_ext.job.channel import Channel
 from cloudlet_ext.job.errors import ImageUnsuitable
@@ -193,3 +193,15 @@ def test_a_base_that_was_made_here_takes_the_place_of_a_broken_one(tmp_path: Pat
     cache.add(tmp_path / "made", base_id)
     with cache.using(base_id, pytest.fail, Report()) as base:
         base.verify()
+
+
+@pytest.mark.parametrize("wrong", ["../" + "a" * 61, "/" + "a" * 63, "A" * 64, "a" * 63, ""])
+def test_what_is_no_identity_names_no_folder(tmp_path: Path, wrong: str) -> None:
+    def fetch(folder: Path) -> None:
+        raise AssertionError("nothing is fetched")
+
+    folder = tmp_path / "outer/cache"
+    folder.mkdir(parents=True)
+    with pytest.raises(errors.BadJob, match="base_id"), BaseCache(folder, 1).using(wrong, fetch, Report()):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["outer", "cache"]

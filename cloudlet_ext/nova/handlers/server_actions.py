@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""POST /servers/{server_id}/action: our actions among Nova's."""
+"""POST /servers/{server_id}/action: our actions among Nova's, and Nova's ``rebuild`` where a base is concerned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cloudlet_ext import operation_id
 from cloudlet_ext.api import errors
 from cloudlet_ext.api import image as properties
 from cloudlet_ext.api.schemas import server_actions as schemas
-from cloudlet_ext.nova import task_states
+from cloudlet_ext.nova import start_request, task_states
 from cloudlet_ext.nova.call import Call, parse_json
 from cloudlet_ext.nova.capture_request import Capture, inherited_properties
 from cloudlet_ext.nova.operation_search import IMAGE_PROPERTY
@@ -75,17 +75,20 @@ ROUTE = "server_actions.act"
 
 
 def may_be_ours(environ: dict[str, Any]) -> bool:
-    """A first look at the body of an action, which can be read again: most are Nova's, and have no time to lose."""
+    """A first look at the body of an action, which can be read again: most are Nova's, and have no time to lose.
+
+    A name may be written with escapes, so that a body that has any is looked at more closely.
+    """
     length = environ.get("CONTENT_LENGTH") or ""
     if not length.isdecimal():
         return True
     body = environ["wsgi.input"].read(int(length))
     environ["wsgi.input"] = io.BytesIO(body)
-    return b'"cloudlet-' in body
+    return b'"cloudlet-' in body or b'"rebuild"' in body or b"\\u" in body
 
 
 def act(call: Call) -> Any:
-    """The answer to an action of ours; None when it is one of Nova's after all."""
+    """The answer to an action of ours; None when it is one of Nova's after all, and a rebuild has passed our checks."""
     try:
         document = parse_json(call.request.body)
     except errors.NotJson:
@@ -96,7 +99,17 @@ def act(call: Call) -> Any:
         if name in document:
             call.accept()
             return handler(call)
+    if isinstance(document.get("rebuild"), dict):
+        _check_rebuild(call, document["rebuild"])
     return None
+
+
+def _check_rebuild(call: Call, wanted: dict[str, Any]) -> None:
+    try:
+        server = _server(call)
+    except errors.NotFound:
+        return  # Nova tells it in its own words
+    start_request.rebuild(call, server, wanted)
 
 
 def _server(call: Call) -> Any:

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start request: a server that is to be started of a base, when it is made or rebuilt; what does not fit is refused.
+
+Nova schedules, and a rebuild has no old disk left, before a compute host could find out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oslo_utils import uuidutils
+
+from cloudlet_ext.api import errors, fit, validation
+from cloudlet_ext.api.image import BASE, MEMORY_IMAGE, Image
+from cloudlet_ext.api.schemas import servers as schemas
+from cloudlet_ext.api.sources import UrlSource
+from cloudlet_ext.nova.call import Call
+from cloudlet_ext.policies import servers as policies
+
+
+def overlay_url(metadata: Any) -> str | None:
+    """What a server's metadata names as its overlay; None also where Nova will refuse the metadata."""
+    found = metadata.get(schemas.OVERLAY_URL) if isinstance(metadata, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def image_of(call: Call, image_id: Any) -> Image | None:
+    """The image of a request, None where there is none for this user; what the catalogue raises."""
+    return call.services.catalogue.get(call.context, str(image_id)) if uuidutils.is_uuid_like(image_id) else None
+
+
+def authorize_synthesis(call: Call, project_id: str, url: str) -> None:
+    """``nova.exception.Forbidden``, :class:`errors.SchemaRefused`."""
+    call.authorize(policies.SYNTHESIZE, project_id)
+    validation.check(url, schemas.OVERLAY_URL_VALUE, "metadata overlay_url")
+
+
+def check_base(call: Call, base: Image, flavor: Any) -> None:
+    """A base and Nova's flavor, None where there is none that Nova would take; what :mod:`fit` raises."""
+    fit.check_base(base)
+    memory_id = base.image_id(MEMORY_IMAGE)
+    fit.check_memory(base, call.services.catalogue.get(call.context, memory_id) if memory_id else None)
+    if flavor is not None:
+        fit.check_flavor(fit.Flavor(flavor.name, flavor.memory_mb, flavor.vcpus, flavor.root_gb), base)
+
+
+def check_overlay(call: Call, base: Image, url: str) -> None:
+    """An overlay's source, and the overlay where it is an image; what :mod:`fit` and :mod:`sources` raise."""
+    source = call.services.sources.parse(url)
+    if isinstance(source, UrlSource):
+        call.services.sources.resolve(source)
+        return
+    overlay = call.services.catalogue.get(call.context, source.image_id)
+    if overlay is None:
+        raise errors.NotFound(what="overlay", id=source.image_id)
+    fit.check_overlay(overlay, base, call.services.conf.cloudlet.max_overlay_mb * 2**20)
+
+
+def rebuild(call: Call, server: Any, wanted: dict[str, Any]) -> None:
+    """Nova's action ``rebuild``, when the image is a base or the request names an overlay.
+
+    An overlay that the server's metadata name, and the request does not change, is of no meaning to other images.
+    """
+    metadata = wanted.get("metadata")
+    is_given = isinstance(metadata, dict)
+    url = overlay_url(metadata if is_given else server.metadata)
+    image = image_of(call, wanted.get("imageRef"))
+    is_base = image is not None and image.kind == BASE
+    if not is_base and (url is None or not is_given):
+        return
+    call.accept()
+    if url is not None:
+        authorize_synthesis(call, server.project_id, url)
+    if image is None:
+        raise errors.NotFound(what="image", id=wanted.get("imageRef"))
+    check_base(call, image, server.flavor)
+    if url is not None:
+        check_overlay(call, image, url)
