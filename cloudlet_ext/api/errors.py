@@ -215,6 +215,15 @@ class ServerNotLocal(Conflict):
     )
 
 
+class ServerUnmovable(Conflict):
+    """The server has hardware whose state stays on its host."""
+
+    msg_fmt = (
+        "Server %(id)s has %(found)s, and can be neither captured nor resumed with it. Use a server of a flavor and an "
+        "image without."
+    )
+
+
 class ServerHasNoBase(Conflict):
     """The server was not started from a base."""
 
@@ -288,6 +297,15 @@ class FlavorUnfit(BadRequest):
     msg_fmt = (
         "Flavor %(flavor)s has %(found)s, but base %(image)s was captured with %(expected)s and needs %(relation)s. "
         "Choose a flavor that fits."
+    )
+
+
+class FlavorUnmovable(BadRequest):
+    """The flavor has hardware that no captured state can be loaded into."""
+
+    msg_fmt = (
+        "With flavor %(flavor)s and base %(image)s a server would have %(found)s, and no captured state can be resumed "
+        "with it. Choose another flavor."
     )
 
 

@@ -22,7 +22,7 @@ from oslo_log import log as logging
 from cloudlet_ext.api import errors
 from cloudlet_ext.api import image as properties
 from cloudlet_ext.api.image import Image
-from cloudlet_ext.nova import hosts
+from cloudlet_ext.nova import hosts, unmovable
 from cloudlet_ext.nova.call import Services
 
 LOG = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Capture:
         """Whether the server can be captured as it is.
 
         :class:`errors.ServerWrongState`, :class:`errors.ServerLocked`, :class:`errors.ServerNotLocal`,
-        :class:`errors.HostDown`, :class:`errors.HostSilent`.
+        :class:`errors.ServerUnmovable`, :class:`errors.HostDown`, :class:`errors.HostSilent`.
         """
         server = self.server
         if server.task_state is not None:
@@ -55,6 +55,9 @@ class Capture:
         if server.locked and not locked_allowed and not self.context.is_admin:
             raise errors.ServerLocked(id=server.uuid)
         _check_disks(self.context, server)
+        unmoved = unmovable.of_server(server)
+        if unmoved is not None:
+            raise errors.ServerUnmovable(id=server.uuid, found=unmoved)
         what = f"server {server.uuid}"
         if not hosts.is_up(self.context, server.host):
             raise errors.HostDown(what=what)

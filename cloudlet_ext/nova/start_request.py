@@ -14,6 +14,7 @@ from cloudlet_ext.api import errors, fit, validation
 from cloudlet_ext.api.image import BASE, MEMORY_IMAGE, Image
 from cloudlet_ext.api.schemas import servers as schemas
 from cloudlet_ext.api.sources import UrlSource
+from cloudlet_ext.nova import unmovable
 from cloudlet_ext.nova.call import Call
 from cloudlet_ext.policies import servers as policies
 
@@ -36,12 +37,19 @@ def authorize_synthesis(call: Call, project_id: str, url: str) -> None:
 
 
 def check_base(call: Call, base: Image, flavor: Any) -> None:
-    """A base and Nova's flavor, None where there is none that Nova would take; what :mod:`fit` raises."""
+    """A base and Nova's flavor, None where there is none that Nova would take.
+
+    :class:`errors.FlavorUnmovable`; what :mod:`fit` raises.
+    """
     fit.check_base(base)
     memory_id = base.image_id(MEMORY_IMAGE)
     fit.check_memory(base, call.services.catalogue.get(call.context, memory_id) if memory_id else None)
-    if flavor is not None:
-        fit.check_flavor(fit.Flavor(flavor.name, flavor.memory_mb, flavor.vcpus, flavor.root_gb), base)
+    if flavor is None:
+        return
+    fit.check_flavor(fit.Flavor(flavor.name, flavor.memory_mb, flavor.vcpus, flavor.root_gb), base)
+    found = unmovable.of(flavor, unmovable.image_meta(base))
+    if found is not None:
+        raise errors.FlavorUnmovable(flavor=flavor.name, image=base.id, found=found)
 
 
 def check_overlay(call: Call, base: Image, url: str) -> None:

@@ -79,6 +79,19 @@ overlay_sources = glance:, https:
 """
 
 
+EXTRA_SPECS = {
+    "numa": {"hw:numa_nodes": "1"},
+    "pinned": {"hw:cpu_policy": "dedicated"},
+    "pages": {"hw:mem_page_size": "large"},
+    "tpm": {"hw:tpm_version": "2.0"},
+    "pmem": {"hw:pmem": "4GB"},
+    "pci": {"pci_passthrough:alias": "a1:1"},
+    "vgpu": {"resources:VGPU": "1"},
+    "accelerator": {"accel:device_profile": "fpga"},
+}
+"""Flavors whose servers cannot be moved, by name."""
+
+
 def paste_config(stock: str) -> str:
     """The stock file with our filter in both pipelines, as an operator puts it there."""
     ours = stock.replace("keystonecontext osapi_", "keystonecontext cloudlet osapi_")
@@ -103,6 +116,8 @@ class Cloud:
                 [("fits", 512, 1, 2), ("small", 256, 1, 2), ("wide", 512, 2, 2), ("flat", 512, 1, 1)], start=1
             )
         }
+        for number, (name, extra_specs) in enumerate(EXTRA_SPECS.items(), start=10):
+            self.flavors[name] = self._flavor(number, name, 512, 1, 2, extra_specs)
         self.managers = {host: self._manager(host) for host in ("compute1", "compute2")}
         for host, cell, up in [
             ("compute1", 1, True),
@@ -146,7 +161,7 @@ class Cloud:
             cell.create()
             self.cells.append(cell)
 
-    def _flavor(self, number: int, name: str, memory_mb: int, vcpus: int, disk_gb: int) -> Any:
+    def _flavor(self, number: int, name: str, memory_mb: int, vcpus: int, disk_gb: int, extra_specs: Any = None) -> Any:
         flavor = objects.Flavor(
             self.context,
             name=name,
@@ -160,7 +175,7 @@ class Cloud:
             vcpu_weight=0,
             disabled=False,
             is_public=True,
-            extra_specs={},
+            extra_specs=extra_specs or {},
         )
         flavor.create()
         return flavor

@@ -12,7 +12,7 @@ from nova import objects
 
 from cloudlet_ext import operation_id
 from cloudlet_ext.nova.rpcapi import CloudletAPI
-from tests.nova.cloud import ADMIN, FULL, MEMBER, MINE, OTHER, THEIRS, Cloud
+from tests.nova.cloud import ADMIN, EXTRA_SPECS, FULL, MEMBER, MINE, OTHER, THEIRS, Cloud
 from tests.nova.conftest import BASE_ID
 
 OF_BASE = {
@@ -217,6 +217,39 @@ def test_servers_that_cannot_be_captured(cloud: Cloud, facts: dict[str, Any], pa
         assert server.uuid in message(answer)
     assert cloud.glance.names(ADMIN) == before
     assert cloud.again(server).task_state == facts.get("task_state")
+
+
+UNMOVABLE = {
+    "image_hw_numa_nodes": "1",
+    "image_hw_tpm_version": "2.0",
+    "image_hw_cpu_policy": "dedicated",
+}
+
+
+def unmovable(cloud: Cloud) -> list[Any]:
+    memory_encryption = {"image_hw_mem_encryption": "True", "image_hw_firmware_type": "uefi"}
+    encrypted = {**OF_BASE, **memory_encryption, "image_hw_machine_type": "q35"}
+    request = objects.InstancePCIRequest(count=1, spec=[{"vendor_id": "8086"}], request_id="a")
+    cell = objects.InstanceNUMACell(id=0, cpuset={0}, pcpuset=set(), memory=512)
+    return [
+        *(cloud.server(flavor=cloud.flavors[name], system_metadata=OF_BASE) for name in EXTRA_SPECS),
+        *(cloud.server(system_metadata={**OF_BASE, name: value}) for name, value in UNMOVABLE.items()),
+        cloud.server(system_metadata=encrypted),
+        cloud.server(
+            system_metadata=OF_BASE, pci_requests=objects.InstancePCIRequests(requests=[request], instance_uuid="")
+        ),
+        cloud.server(system_metadata=OF_BASE, numa_topology=objects.InstanceNUMATopology(cells=[cell])),
+    ]
+
+
+def test_servers_whose_state_stays_on_their_host(cloud: Cloud) -> None:
+    """It would be found after the guest was paused, or when somebody starts what came of it."""
+    before = cloud.glance.names(ADMIN)
+    for server in unmovable(cloud):
+        for answer in (base(cloud, server), overlay(cloud, server)):
+            assert answer.status_int == 409, (server.system_metadata, server.flavor.extra_specs, answer.text)
+            assert "neither captured nor resumed" in message(answer)
+    assert cloud.glance.names(ADMIN) == before
 
 
 def test_an_overlay_needs_a_server_of_a_base(cloud: Cloud) -> None:

@@ -9,7 +9,7 @@ import pytest
 import webob
 from nova import objects
 
-from tests.nova.cloud import ADMIN, MEMBER, OTHER, READER, Cloud
+from tests.nova.cloud import ADMIN, EXTRA_SPECS, MEMBER, OTHER, READER, Cloud
 from tests.nova.conftest import BASE_ID, OTHER_BASE_ID, Images, make_base
 
 FITS, SMALL, WIDE, FLAT = "1", "2", "3", "4"
@@ -142,6 +142,25 @@ def test_flavors_that_do_not_fit(cloud: Cloud, images: Images, flavor: str, part
         assert answer.status_int == 400, answer.text
         for part in (*parts, images.base):
             assert part in message(answer)
+
+
+@pytest.mark.parametrize("name", EXTRA_SPECS)
+def test_flavors_whose_servers_cannot_be_moved(cloud: Cloud, images: Images, name: str) -> None:
+    flavor = cloud.flavors[name].flavorid
+    for overlay_url in (None, f"glance:{images.overlay}"):
+        answer = create(cloud, images.base, overlay_url, flavor)
+        assert answer.status_int == 400, answer.text
+        assert f"With flavor {name} and base {images.base}" in message(answer)
+
+
+def test_a_base_whose_image_asks_for_what_cannot_be_moved(cloud: Cloud, images: Images) -> None:
+    base, _ = make_base(cloud, MEMBER, "of numa", hw_numa_nodes="1")
+    answer = create(cloud, base)
+    assert answer.status_int == 400
+    assert "NUMA" in message(answer)
+    # What Nova does not understand it says itself, in its own words.
+    base, _ = make_base(cloud, MEMBER, "of nonsense", hw_numa_nodes="many")
+    assert "captured state" not in create(cloud, base).text
 
 
 def test_overlays_that_do_not_fit(cloud: Cloud, images: Images) -> None:
