@@ -300,6 +300,15 @@ class FlavorUnfit(BadRequest):
     )
 
 
+class DevicesUnfit(BadRequest):
+    """The server would have other devices than the captured one."""
+
+    msg_fmt = (
+        "A server of base %(image)s must have %(expected)s, as the captured one had, but would have %(found)s. Change "
+        "the request; volumes and network cards can be attached when the server is ACTIVE."
+    )
+
+
 class FlavorUnmovable(BadRequest):
     """The flavor has hardware that no captured state can be loaded into."""
 

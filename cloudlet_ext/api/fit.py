@@ -12,12 +12,25 @@ from cloudlet_ext.api.image import ACTIVE, BASE, OVERLAY, Image
 
 @dataclass(frozen=True)
 class Flavor:
-    """Of a flavor what a base asks for. ``disk_gb`` 0: as large as the image."""
+    """Of a flavor what a base asks for. ``disk_gb`` 0: as large as the image. ``more_disks``: swap, ephemeral."""
 
     name: str
     memory_mb: int
     vcpus: int
     disk_gb: int
+    more_disks: bool = False
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a server gets besides its flavor: disks that are not of its image, network cards, a config drive.
+
+    None where the request does not tell.
+    """
+
+    more_disks: int = 0
+    network_cards: int | None = None
+    config_drive: bool = False
 
 
 def check_base(image: Image) -> None:
@@ -73,6 +86,23 @@ def check_flavor(flavor: Flavor, base: Image) -> None:
         raise _unfit(flavor, base, f"{flavor.vcpus} vCPUs", str(vcpus), "exactly as many")
     if flavor.disk_gb and flavor.disk_gb < base.min_disk_gb:
         raise _unfit(flavor, base, f"a disk of {flavor.disk_gb} GiB", f"{base.min_disk_gb} GiB", "at least as much")
+    if flavor.more_disks:
+        raise _unfit(flavor, base, "an ephemeral or swap disk", "one disk alone", "no other")
+
+
+def check_devices(devices: Devices, base: Image) -> None:
+    """Devices against a base: QEMU loads a state only into the devices that it was captured with.
+
+    What the image does not tell is not checked. :class:`errors.DevicesUnfit`.
+    """
+    if devices.more_disks:
+        raise errors.DevicesUnfit(image=base.id, expected="no disk but that of its image", found=devices.more_disks)
+    cards = base.number(properties.NETWORK_CARDS)
+    if None not in (cards, devices.network_cards) and cards != devices.network_cards:
+        raise errors.DevicesUnfit(image=base.id, expected=f"{cards} network cards", found=devices.network_cards)
+    # A base that has one asks Nova for it by itself.
+    if devices.config_drive and base.properties.get(properties.CONFIG_DRIVE) == "False":
+        raise errors.DevicesUnfit(image=base.id, expected="no config drive", found="one")
 
 
 def _unfit(flavor: Flavor, base: Image, found: str, expected: str, relation: str) -> errors.FlavorUnfit:

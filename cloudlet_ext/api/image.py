@@ -14,15 +14,20 @@ BASE, MEMORY, OVERLAY = "base", "base-memory", "overlay"
 
 BASE_ID = "cloudlet_base_id"
 BASE_IMAGE = "cloudlet_base_image"
+CONFIG_DRIVE = "cloudlet_config_drive"
 MEMORY_IMAGE = "cloudlet_memory_image"
 MEMORY_MB = "cloudlet_memory_mb"
 MACHINE = "cloudlet_machine"
+NETWORK_CARDS = "cloudlet_network_cards"
 OVERLAY_ID = "cloudlet_overlay_id"
 SERVER_NAME = "cloudlet_server_name"
 VCPUS = "cloudlet_vcpus"
 
 PREFIX = "cloudlet_"
-PROPERTIES = (TYPE, BASE_ID, BASE_IMAGE, MEMORY_IMAGE, MEMORY_MB, MACHINE, OVERLAY_ID, SERVER_NAME, VCPUS)
+PROPERTIES = (
+    *(TYPE, BASE_ID, BASE_IMAGE, MEMORY_IMAGE, MEMORY_MB, MACHINE, OVERLAY_ID, SERVER_NAME, VCPUS),
+    *(CONFIG_DRIVE, NETWORK_CARDS),
+)
 
 TRAIT = "CUSTOM_CLOUDLET"
 """What Placement is told of compute hosts that can resume bases."""

@@ -47,6 +47,7 @@ def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]
         images.update(
             disk,
             min_disk=-(-layout.disk_bytes // _GIB),
+            cloudlet_network_cards=str(len(machine.macs)),
             cloudlet_machine=json.dumps({"machine_type": machine.machine_type, "accelerator": machine.accelerator}),
             **properties,
         )

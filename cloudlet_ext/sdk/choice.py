@@ -15,7 +15,7 @@ _FLAVORS_TOLD = 8
 
 
 def choose_flavor(base: Base, flavors: Iterable[Flavor]) -> Flavor:
-    """The smallest flavor that fits: RAM and processors are the guest's own, the disk is large enough. NoFlavor.
+    """The smallest flavor that fits: RAM and processors are the guest's own, its one disk is large enough. NoFlavor.
 
     A disk of 0 GB means one as large as the image; Nova allows it to few, so that it comes last.
     """
@@ -30,7 +30,7 @@ def choose_flavor(base: Base, flavors: Iterable[Flavor]) -> Flavor:
             disk_gb=max(base.min_disk_gb or 0, 1),
             flavors=_told(base, known),
         )
-    return min(fitting, key=lambda each: (not each.disk, each.disk, each.ephemeral, each.swap, each.name))
+    return min(fitting, key=lambda each: (not each.disk, each.disk, each.name))
 
 
 def choose_network(networks: Iterable[Network], project_id: str | None) -> Network:
@@ -64,7 +64,9 @@ def choose_base(base_id: str, bases: Iterable[Base], project_id: str | None, ove
 
 
 def _fits(flavor: Flavor, base: Base) -> bool:
-    """Whether the flavor fits as far as the base tells."""
+    """Whether the flavor fits as far as the base tells; a captured server has no further disks."""
+    if flavor.ephemeral or flavor.swap:
+        return False
     has_memory = base.memory_mb in (None, flavor.ram) and base.vcpus in (None, flavor.vcpus)
     return has_memory and (not flavor.disk or flavor.disk >= (base.min_disk_gb or 0))
 

@@ -118,6 +118,8 @@ class Cloud:
         }
         for number, (name, extra_specs) in enumerate(EXTRA_SPECS.items(), start=10):
             self.flavors[name] = self._flavor(number, name, 512, 1, 2, extra_specs)
+        self.flavors["swap"] = self._flavor(5, "swap", 512, 1, 2, swap=64)
+        self.flavors["ephemeral"] = self._flavor(6, "ephemeral", 512, 1, 2, ephemeral_gb=1)
         self.managers = {host: self._manager(host) for host in ("compute1", "compute2")}
         for host, cell, up in [
             ("compute1", 1, True),
@@ -161,7 +163,9 @@ class Cloud:
             cell.create()
             self.cells.append(cell)
 
-    def _flavor(self, number: int, name: str, memory_mb: int, vcpus: int, disk_gb: int, extra_specs: Any = None) -> Any:
+    def _flavor(
+        self, number: int, name: str, memory_mb: int, vcpus: int, disk_gb: int, extra_specs: Any = None, **facts: int
+    ) -> Any:
         flavor = objects.Flavor(
             self.context,
             name=name,
@@ -169,8 +173,7 @@ class Cloud:
             memory_mb=memory_mb,
             vcpus=vcpus,
             root_gb=disk_gb,
-            ephemeral_gb=0,
-            swap=0,
+            **{"ephemeral_gb": 0, "swap": 0, **facts},
             rxtx_factor=1.0,
             vcpu_weight=0,
             disabled=False,
@@ -199,9 +202,11 @@ class Cloud:
         return self.cells[2] if host == "compute2" else self.cells[1]
 
     def server(self, project: str = MINE, host: str | None = "compute1", **facts: Any) -> Any:
-        """A server as Nova would have made it; ``facts`` are its fields. ``volumes``: where its disks are."""
+        """A server as Nova would have made it; ``facts`` are its fields. ``volumes``: where its disks are;
+        ``network_info``: of its cards."""
         volumes = facts.pop("volumes", ["local"])
         flavor = facts.pop("flavor", self.flavors["fits"])
+        network_info = facts.pop("network_info", network_model.NetworkInfo())
         cell = self.cell_of(host)
         with nova_context.target_cell(self.context, cell) as context:
             server = objects.Instance(
@@ -211,7 +216,7 @@ class Cloud:
                 user_id="alice",
                 host=host,
                 flavor=flavor,
-                info_cache=objects.InstanceInfoCache(context, network_info=network_model.NetworkInfo()),
+                info_cache=objects.InstanceInfoCache(context, network_info=network_info),
                 **{
                     "image_ref": str(uuid.uuid4()),
                     "display_name": "web",

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import webob
 from nova import conf, objects
+from nova.network import model as network_model
 
 from tests.nova.cloud import MEMBER, MINE, OTHER, READER, Cloud
-from tests.nova.conftest import BASE_ID, OTHER_BASE_ID, Images
+from tests.nova.conftest import BASE_ID, OTHER_BASE_ID, Images, make_base
 from tests.nova.test_servers import message
 
 VERSION = "compute 2.1, cloudlet 1.0"
@@ -163,3 +164,21 @@ def test_an_image_service_that_does_not_answer(cloud: Cloud, images: Images) -> 
         refused(cloud, target, rebuild(cloud, target, images.base), 503, "image service")
     finally:
         conf.CONF.set_override("api_servers", working, group="glance")
+
+
+def test_devices_that_do_not_fit(cloud: Cloud, images: Images) -> None:
+    told = {"cloudlet_network_cards": "1", "cloudlet_config_drive": "False"}
+    base, _ = make_base(cloud, MEMBER, "with one card", **told)
+    two = network_model.NetworkInfo([network_model.VIF(id="1"), network_model.VIF(id="2")])
+    for facts, part in [
+        ({"volumes": ["local", "volume"]}, "would have 1"),
+        ({"volumes": ["volume"]}, "would have 1"),
+        ({"config_drive": "True"}, "no config drive"),
+        ({"flavor": cloud.flavors["swap"]}, "swap"),
+        ({"flavor": cloud.flavors["numa"]}, "NUMA"),
+        ({"network_info": two}, "1 network cards"),
+    ]:
+        target = server(cloud, **facts)
+        refused(cloud, target, rebuild(cloud, target, base), 400, part, base)
+    target = server(cloud)
+    taken(cloud, target, rebuild(cloud, target, base), base)

@@ -90,6 +90,7 @@ def test_the_images_of_a_base(cloud: Cloud) -> None:
         "cloudlet_memory_mb": "512",
         "cloudlet_vcpus": "1",
         "trait:CUSTOM_CLOUDLET": "required",
+        "cloudlet_config_drive": "False",
         # The hardware that the guest knows goes with it, what was true of the old image alone does not.
         "hw_disk_bus": "virtio",
     }
@@ -107,6 +108,16 @@ def test_the_images_of_a_base(cloud: Cloud) -> None:
         "cloudlet_base_image": disk["id"],
     }
     assert {name: memory.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("has", "told", "asks"), [("True", "True", "mandatory"), ("", "False", None), (None, "False", None)]
+)
+def test_a_base_tells_of_its_config_drive(cloud: Cloud, has: str | None, told: str, asks: str | None) -> None:
+    """Nova gives one to every server of an image that asks for it."""
+    document = base(cloud, cloud.server(config_drive=has)).json
+    disk = cloud.glance.get(MEMBER, document["base-disk"]["id"]) or {}
+    assert (disk["cloudlet_config_drive"], disk.get("img_config_drive")) == (told, asks)
 
 
 @pytest.mark.parametrize("on_finish", ["resume", "stop", "delete"])

@@ -12,7 +12,7 @@ from nova import objects
 from tests.nova.cloud import ADMIN, EXTRA_SPECS, MEMBER, OTHER, READER, Cloud
 from tests.nova.conftest import BASE_ID, OTHER_BASE_ID, Images, make_base
 
-FITS, SMALL, WIDE, FLAT = "1", "2", "3", "4"
+FITS, SMALL, WIDE, FLAT, SWAP, EPHEMERAL = "1", "2", "3", "4", "5", "6"
 VERSION = "compute 2.90, cloudlet 1.0"
 
 
@@ -132,6 +132,8 @@ UNFIT = [
     (SMALL, ("256 MiB", "512 MiB", "small")),
     (WIDE, ("2 vCPUs", "with 1", "wide")),
     (FLAT, ("1 GiB", "2 GiB", "flat")),
+    (SWAP, ("an ephemeral or swap disk", "one disk alone", "swap")),
+    (EPHEMERAL, ("an ephemeral or swap disk", "one disk alone", "ephemeral")),
 ]
 
 
@@ -142,6 +144,43 @@ def test_flavors_that_do_not_fit(cloud: Cloud, images: Images, flavor: str, part
         assert answer.status_int == 400, answer.text
         for part in (*parts, images.base):
             assert part in message(answer)
+
+
+ROOT = {"boot_index": 0, "source_type": "image", "destination_type": "local"}
+VOLUME = {"boot_index": -1, "source_type": "volume", "destination_type": "volume", "uuid": "a" * 32}
+BLANK = {"boot_index": -1, "source_type": "blank", "destination_type": "local", "volume_size": 1}
+NETWORK = {"uuid": "0f0c9a52-1f0e-4b0b-9a55-0f6f2b4e7d10"}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected", "found"),
+    [
+        ({"config_drive": True}, "no config drive", "have one"),
+        ({"config_drive": "yes"}, "no config drive", "have one"),
+        ({"networks": [NETWORK, NETWORK]}, "1 network cards", "have 2"),
+        ({"networks": "none"}, "1 network cards", "have 0"),
+        ({"block_device_mapping_v2": [VOLUME]}, "no disk but", "have 1"),
+        ({"block_device_mapping_v2": [ROOT, VOLUME, BLANK]}, "no disk but", "have 2"),
+        ({"block_device_mapping_v2": [{**ROOT, "destination_type": "volume"}]}, "no disk but", "have 1"),
+        ({"block_device_mapping": [{"device_name": "vdb", "volume_id": "a" * 32}]}, "no disk but", "have 1"),
+    ],
+)
+def test_devices_that_do_not_fit(cloud: Cloud, images: Images, more: dict[str, Any], expected: str, found: str) -> None:
+    told = {"cloudlet_network_cards": "1", "cloudlet_config_drive": "False"}
+    base, _ = make_base(cloud, MEMBER, "with one card", **told)
+    for overlay_url in (None, f"glance:{images.overlay}"):
+        answer = create(cloud, base, overlay_url, **{"networks": [NETWORK], **more})
+        assert answer.status_int == 400, answer.text
+        for part in (base, expected, found):
+            assert part in message(answer)
+
+
+def test_devices_that_fit(cloud: Cloud, images: Images) -> None:
+    told = {"cloudlet_network_cards": "0", "cloudlet_config_drive": "True", "img_config_drive": "mandatory"}
+    base, _ = make_base(cloud, MEMBER, "without cards", **told)
+    for more in ({}, {"config_drive": True}, {"block_device_mapping_v2": [{**ROOT, "uuid": base}]}):
+        answer = create(cloud, base, **more)
+        assert answer.status_int == 202, answer.text
 
 
 @pytest.mark.parametrize("name", EXTRA_SPECS)

@@ -61,9 +61,9 @@ class StockCloud(Service):
             "os_hash_value": digest,
         }
 
-    def add_flavor(self, name: str, ram: int = 256, vcpus: int = 1, disk: int = 2) -> str:
+    def add_flavor(self, name: str, ram: int = 256, vcpus: int = 1, disk: int = 2, swap: int = 0) -> str:
         flavor_id = str(uuid.uuid4())
-        sizes = {"ram": ram, "vcpus": vcpus, "disk": disk, "swap": 0, "OS-FLV-EXT-DATA:ephemeral": 0}
+        sizes = {"ram": ram, "vcpus": vcpus, "disk": disk, "swap": swap, "OS-FLV-EXT-DATA:ephemeral": 0}
         self.flavors[flavor_id] = {"id": flavor_id, "name": name, "extra_specs": {}, "links": [], **sizes}
         return flavor_id
 

@@ -157,6 +157,7 @@ def test_the_smallest_flavor_that_fits_is_taken(cloud: Cloud, run: Command) -> N
     for name, *sizes in (("ram", 512, 1, 2), ("cpu", 256, 2, 2), ("disk", 256, 1, 1), ("none", 256, 1, 0)):
         cloud.add_flavor(name, *sizes)
     cloud.add_flavor("larger", disk=40)
+    cloud.add_flavor("swap", disk=2, swap=64)
     small = cloud.add_flavor("small", disk=3)
     cloud.add_base("ubuntu")
     run("cloudlet base resume ubuntu dev-1 --network none")

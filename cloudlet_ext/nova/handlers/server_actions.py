@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nova import exception
+from oslo_utils import strutils
 
 from cloudlet_ext import operation_id
 from cloudlet_ext.api import errors
@@ -122,6 +123,7 @@ def _server(call: Call) -> Any:
 
 def _base_images(capture: Capture, name: str, images: dict[str, str]) -> list[dict[str, Any]]:
     server, flavor = capture.server, capture.server.flavor
+    config_drive = strutils.bool_from_string(server.config_drive)
     disk = capture.image(
         name,
         {
@@ -135,6 +137,8 @@ def _base_images(capture: Capture, name: str, images: dict[str, str]) -> list[di
             properties.MEMORY_IMAGE: images["base-memory"],
             properties.MEMORY_MB: str(flavor.memory_mb),
             properties.VCPUS: str(flavor.vcpus),
+            properties.CONFIG_DRIVE: str(config_drive),
+            **({"img_config_drive": "mandatory"} if config_drive else {}),
         },
     )
     memory = capture.image(

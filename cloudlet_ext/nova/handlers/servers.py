@@ -29,7 +29,7 @@ def create(call: Call) -> Any:
     base = _base(call, server)
     if base is not None:
         call.accept()
-        start_request.check_base(call, base, _flavor(call, server))
+        start_request.check_base(call, base, _flavor(call, server), start_request.devices_wanted(server))
     return None
 
 
@@ -79,7 +79,7 @@ def _check_synthesis(call: Call, server: dict[str, Any], overlay_url: str) -> No
     base = start_request.image_of(call, image_id)
     if base is None:
         raise errors.NotFound(what="image", id=image_id)
-    start_request.check_base(call, base, _flavor(call, server))
+    start_request.check_base(call, base, _flavor(call, server), start_request.devices_wanted(server))
     start_request.check_overlay(call, base, overlay_url)
 
 

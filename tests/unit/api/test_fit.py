@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cloudlet_ext.api import errors, fit
-from cloudlet_ext.api.fit import Flavor
+from cloudlet_ext.api.fit import Devices, Flavor
 from cloudlet_ext.api.image import Image, from_glance
 
 BASE_ID, OTHER_ID = "a" * 64, "b" * 64
@@ -55,6 +55,7 @@ def test_what_fits() -> None:
         (replace(FLAVOR, memory_mb=2048), "2048 MiB", "1024 MiB"),
         (replace(FLAVOR, vcpus=1), "1 vCPUs", "2"),
         (replace(FLAVOR, disk_gb=4), "4 GiB", "5 GiB"),
+        (replace(FLAVOR, more_disks=True), "ephemeral or swap", "one disk"),
     ],
 )
 def test_flavors_that_do_not_fit(flavor: Flavor, found: str, expected: str) -> None:
@@ -62,6 +63,36 @@ def test_flavors_that_do_not_fit(flavor: Flavor, found: str, expected: str) -> N
         fit.check_flavor(flavor, BASE)
     assert refused.value.status == 400
     for part in (found, expected, "m1.small", BASE.id):
+        assert part in str(refused.value)
+
+
+SHAPED = replace(BASE, properties={**BASE.properties, "cloudlet_network_cards": "2", "cloudlet_config_drive": "False"})
+
+
+def test_devices_that_fit() -> None:
+    for devices in (Devices(), Devices(network_cards=2), Devices(network_cards=None)):
+        fit.check_devices(devices, SHAPED)
+    # What the image does not tell is not checked, and a base with a config drive asks for one itself.
+    fit.check_devices(Devices(network_cards=7, config_drive=True), BASE)
+    with_drive = replace(SHAPED, properties={**SHAPED.properties, "cloudlet_config_drive": "True"})
+    for config_drive in (True, False):
+        fit.check_devices(Devices(config_drive=config_drive), with_drive)
+
+
+@pytest.mark.parametrize(
+    ("devices", "found", "expected"),
+    [
+        (Devices(more_disks=2), "have 2", "no disk but"),
+        (Devices(network_cards=0), "have 0", "2 network cards"),
+        (Devices(network_cards=3), "have 3", "2 network cards"),
+        (Devices(config_drive=True), "have one", "no config drive"),
+    ],
+)
+def test_devices_that_do_not_fit(devices: Devices, found: str, expected: str) -> None:
+    with pytest.raises(errors.DevicesUnfit) as refused:
+        fit.check_devices(devices, SHAPED)
+    assert refused.value.status == 400
+    for part in (found, expected, BASE.id):
         assert part in str(refused.value)
 
 
