@@ -21,7 +21,9 @@ MAPPED_RAM = "cloudlet-ram"
 """Name of the memory block of a domain on a mapped base; libvirt has one of its own beside it, never touched."""
 
 _UNITS = {"b": 1, "bytes": 1, "kb": 1000, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30}
-_CPU_NOISE = {"topology", "numa", "cache", "maxphysaddr"}
+_CPU_NOISE = {"numa", "cache", "maxphysaddr"}
+_TOPOLOGY_LEVELS = ("sockets", "cores", "threads")
+"""What libvirt wants to be told of a topology; further levels (dies, clusters) it writes or not, and 1 is none."""
 _MUST_MATCH = ("kind", "accelerator", "machine_type", "cpu", "vcpus", "memory_bytes", "devices")
 
 
@@ -63,6 +65,8 @@ class DomainMachine:
         """:class:`errors.MachineMismatch` names the first thing in which ``found`` differs, and both values."""
         for name in _MUST_MATCH:
             mine, other = getattr(self, name), getattr(found, name)
+            if name == "cpu":
+                name, mine, other = _cpu_difference(mine, other)
             if mine == other:
                 continue
             if name == "devices":
@@ -137,11 +141,35 @@ def interfaces(text: str) -> list[str]:
     return [ET.tostring(card, encoding="unicode") for card in parse(text).iterfind("./devices/interface")]
 
 
+def _topology(cpu: str) -> tuple[dict[str, str] | None, str]:
+    """How a CPU's threads are spread, None where the text does not tell, and the text without it."""
+    if "<topology" not in cpu:
+        return None, cpu
+    root = ET.fromstring(cpu)
+    found = root.find("topology")
+    if found is None:
+        return None, cpu
+    root.remove(found)
+    return dict(found.attrib), _cpu_text(root)
+
+
+def _cpu_difference(mine: str, other: str) -> tuple[str, Any, Any]:
+    """What is to be compared of two CPUs, under which name. Bases of former versions tell of no topology."""
+    my_topology, my_rest = _topology(mine)
+    other_topology, other_rest = _topology(other)
+    if my_rest == other_rest and my_topology is not None:
+        return "CPU topology", my_topology, other_topology
+    return "cpu", my_rest, other_rest
+
+
 def _cpu_text(cpu: ET.Element) -> str:
     kept = ET.Element("cpu", {key: value for key, value in sorted(cpu.attrib.items()) if key != "migratable"})
     for child in cpu:
         if child.tag not in _CPU_NOISE:
-            piece = ET.SubElement(kept, child.tag, dict(sorted(child.attrib.items())))
+            known = sorted(child.attrib.items())
+            if child.tag == "topology":
+                known = [(level, count) for level, count in known if level in _TOPOLOGY_LEVELS or count != "1"]
+            piece = ET.SubElement(kept, child.tag, dict(known))
             piece.text = (child.text or "").strip() or None
     return ET.tostring(kept, encoding="unicode") if len(kept) or kept.attrib else ""
 
@@ -253,11 +281,13 @@ def set_genid(root: ET.Element, wanted: bool) -> None:
 
 def _set_cpu(root: ET.Element, cpu: str) -> None:
     old = root.find("cpu")
-    kept = [] if old is None else [child for child in old if child.tag in _CPU_NOISE]
+    new = ET.fromstring(cpu) if cpu else ET.Element("cpu")
+    # A captured guest goes on with the topology that it knows; where none is told, Nova's stays.
+    left = _CPU_NOISE | ({"topology"} if new.find("topology") is None else set())
+    kept = [] if old is None else [child for child in old if child.tag in left]
     if old is not None:
         root.remove(old)
     if cpu or kept:
-        new = ET.fromstring(cpu) if cpu else ET.Element("cpu")
         new.extend(kept)
         root.append(new)
 

@@ -8,6 +8,7 @@ values of their usual form; all else is refused.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,6 +36,9 @@ def _words(*allowed: str) -> re.Pattern[str]:
     return re.compile("|".join(allowed))
 
 
+_TOPOLOGY = ("sockets", "dies", "clusters", "modules", "cores", "threads")
+_COUNT = re.compile(r"[1-9][0-9]{0,4}")
+
 _CPU_ATTRIBUTES = {
     "mode": _words("custom", "host-model", "host-passthrough", "maximum"),
     "match": _words("minimum", "exact", "strict"),
@@ -43,6 +47,7 @@ _CPU_ATTRIBUTES = {
 _CPU_CHILDREN = {
     "model": {"fallback": _words("allow", "forbid"), "vendor_id": re.compile(r"[A-Za-z0-9 ]{12}")},
     "vendor": {},
+    "topology": dict.fromkeys(_TOPOLOGY, _COUNT),
     "feature": {"policy": _words("force", "require", "optional", "disable", "forbid"), "name": _CPU_NAME},
 }
 """Elements within a CPU, and their attributes."""
@@ -53,7 +58,7 @@ def check(values: Mapping[str, Any]) -> None:
     for name, is_right in _FIELDS.items():
         if not is_right(values[name]):
             raise errors.BadMachine(field=name, reason=f"{_EXPECTED[name]} expected, found {_shown(values[name])}")
-    _check_cpu(values["cpu"])
+    _check_cpu(values["cpu"], values["vcpus"])
     for device, address in values["devices"].items():
         _check_address(device, address)
 
@@ -92,8 +97,8 @@ _EXPECTED = {
 }
 
 
-def _check_cpu(text: str) -> None:
-    """The text of a ``<cpu>`` element, or nothing."""
+def _check_cpu(text: str, vcpus: int) -> None:
+    """The text of a ``<cpu>`` element with a topology of so many threads or none, or nothing."""
     if not text:
         return
     if "<!" in text or "<?" in text:
@@ -112,6 +117,8 @@ def _check_cpu(text: str) -> None:
             expected = ", ".join(_CPU_CHILDREN)
             raise errors.BadMachine(field="cpu", reason=f"only {expected} expected in it, found {_shown(found)}")
         _check_attributes(child, allowed)
+        if child.tag == "topology" and math.prod(map(int, child.attrib.values())) != vcpus:
+            raise errors.BadMachine(field="cpu", reason=f"a topology of {vcpus} threads expected, found {child.attrib}")
         content = (child.text or "").strip()
         if content and not _CPU_NAME.fullmatch(content):
             raise errors.BadMachine(field="cpu", reason=f"the name of a {child.tag} expected, found {_shown(content)}")

@@ -76,8 +76,6 @@ def test_a_machine_is_what_the_guest_sees() -> None:
     assert machine.macs == ["fa:16:3e:ff:38:9c"]
     assert machine.genid
     assert domain_xml.DomainMachine.from_dict(machine.to_dict()) == machine
-    # How many threads of which socket is a host's business.
-    assert "topology" not in machine.cpu
     other = domain_xml.describe(RUNNING.replace("131072", "262144"))
     with pytest.raises(errors.HypervisorError, match=r"134217728.*268435456|268435456.*134217728"):
         machine.require_same(other, "The host")
@@ -104,9 +102,7 @@ def test_what_is_for_one_start_only_is_taken_out_again() -> None:
     assert domain_xml.plain(plain) == plain
 
 
-QEMU_ARGUMENT = (
-    "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-s'/></qemu:commandline>"
-)
+QEMU_ARGUMENT = f"<qemu:commandline xmlns:qemu='{domain_xml.QEMU}'><qemu:arg value='-s'/></qemu:commandline>"
 
 
 @pytest.mark.parametrize(
@@ -123,6 +119,9 @@ QEMU_ARGUMENT = (
         ("cpu", "<cpu><feature policy='require' name='a,b'/></cpu>"),
         ("cpu", "<cpu><feature policy='always' name='vmx'/></cpu>"),
         ("cpu", "<cpu mode='other'/>"),
+        ("cpu", "<cpu><topology sockets='2' cores='1' threads='1'/></cpu>"),
+        ("cpu", "<cpu><topology sockets='0' cores='1' threads='1'/></cpu>"),
+        ("cpu", "<cpu><topology sockets='1' boards='1'/></cpu>"),
         ("cpu", "<cpu numa='1'/>"),
         ("cpu", "<!DOCTYPE x [<!ENTITY a 'b'>]><cpu><model>&a;</model></cpu>"),
         ("cpu", "<cpu>" + "<model/>" * 10_000 + "</cpu>"),
@@ -173,6 +172,43 @@ def test_what_is_more_than_a_machine_is_refused(field: str, value: Any) -> None:
 def test_cpus_as_libvirt_writes_them(cpu: str) -> None:
     told = {**domain_xml.describe(RUNNING).to_dict(), "cpu": cpu}
     assert domain_xml.DomainMachine.from_dict(told).cpu == cpu
+
+
+FOUR = RUNNING.replace(">1</vcpu>", ">4</vcpu>")
+SOCKETS = FOUR.replace("<topology sockets='1' cores='1'/>", "<topology sockets='4' dies='1' cores='1' threads='1'/>")
+CORES = FOUR.replace(
+    "<topology sockets='1' cores='1'/>", "<topology sockets='1' dies='1' clusters='1' cores='4' threads='1'/>"
+)
+UNTOLD = FOUR.replace("<topology sockets='1' cores='1'/>", "")
+
+
+def test_another_topology_is_told() -> None:
+    """The guest would find other caches and siblings than those that its kernel has laid itself out for."""
+    cores, sockets = domain_xml.describe(CORES), domain_xml.describe(SOCKETS)
+    with pytest.raises(errors.MachineMismatch, match=r"CPU topology is .*'cores': '1'.* expected .*'cores': '4'"):
+        cores.require_same(sockets, "This host builds another machine")
+    # Older libvirts write fewer levels.
+    cores.require_same(domain_xml.describe(CORES.replace("clusters='1' ", "")), "The same")
+    with pytest.raises(errors.MachineMismatch, match=r"cpu is .*other.* expected .*qemu64"):
+        cores.require_same(domain_xml.describe(SOCKETS.replace("qemu64", "other")), "This host")
+
+
+def test_a_likeness_has_the_captured_topology() -> None:
+    cores = domain_xml.DomainMachine.from_dict(domain_xml.describe(CORES).to_dict())
+    found = domain_xml.likeness(domain_xml.plain(SOCKETS), cores, None, None)
+    assert "cores='4'" in found.replace('"', "'") and "sockets='4'" not in found.replace('"', "'")
+    cores.require_same(domain_xml.describe(found), "The likeness")
+
+
+def test_a_base_that_does_not_tell_its_topology_takes_any() -> None:
+    """Former versions did not keep it."""
+    untold, sockets = domain_xml.describe(UNTOLD), domain_xml.describe(SOCKETS)
+    untold.require_same(sockets, "This host")
+    found = domain_xml.likeness(domain_xml.plain(SOCKETS), untold, None, None)
+    untold.require_same(domain_xml.describe(found), "The likeness")
+    assert domain_xml.describe(found).cpu == sockets.cpu
+    with pytest.raises(errors.MachineMismatch, match="cpu"):
+        untold.require_same(domain_xml.describe(SOCKETS.replace("qemu64", "other")), "This host")
 
 
 def scratch() -> ET.Element:
