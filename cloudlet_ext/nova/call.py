@@ -18,6 +18,7 @@ from cloudlet_ext.api.routes import Route
 from cloudlet_ext.api.sources import SourceRules
 from cloudlet_ext.nova.catalogue import Catalogue
 from cloudlet_ext.nova.hosts import Silence
+from cloudlet_ext.nova.other_images import OtherImages
 from cloudlet_ext.nova.rpcapi import CloudletAPI
 
 LOG = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Services:
     rpc: CloudletAPI
     sources: SourceRules
     silence: Silence = field(default_factory=Silence)
+    other_images: OtherImages = field(default_factory=OtherImages)
 
     @classmethod
     def of(cls, conf: Any) -> Services:

@@ -45,10 +45,15 @@ def _server(call: Call) -> dict[str, Any]:
 
 def _base(call: Call, server: dict[str, Any]) -> Image | None:
     """The image, when it is a base that Nova would start a server from. What is wrong with others Nova tells."""
+    image_id, others = server.get("imageRef"), call.services.other_images
+    if others.holds(str(image_id)):
+        return None
     try:
-        image = start_request.image_of(call, server.get("imageRef"))
+        image = start_request.image_of(call, image_id)
     except errors.ApiError:
         return None
+    if image is not None and image.kind != BASE:
+        others.note(str(image_id))
     return image if image is not None and image.kind == BASE and image.status == ACTIVE else None
 
 
