@@ -8,8 +8,10 @@ waited for), ``running``, ``done`` (with ``result``), ``failed`` (with ``error``
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
+import sys
 import threading
 import time
 from pathlib import Path
@@ -48,10 +50,19 @@ class Channel:
     def end(self, name: str, /, **facts: Any) -> None:
         """The last event, kept in a file for a nova-compute that was restarted meanwhile."""
         if self._last_word is not None:
-            partial = self._last_word.with_suffix(".partial")
-            partial.write_text(json.dumps({"event": name, **facts}, default=str) + "\n")
-            partial.rename(self._last_word)
+            self._keep(self._last_word, json.dumps({"event": name, **facts}, default=str) + "\n")
         self.event(name, **facts)
+
+    def _keep(self, path: Path, text: str) -> None:
+        partial = path.with_suffix(".partial")
+        try:
+            partial.write_text(text)
+            partial.rename(path)
+        except OSError as failure:
+            # What was done is done all the same, and who listens is told.
+            sys.stderr.write(f"The last word is not kept in {path}: {failure}\n")
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def event(self, name: str, /, **facts: Any) -> None:
         """Tell nova-compute; nobody may listen any more."""

@@ -46,9 +46,9 @@ class Captures:
         """See :meth:`cloudlet_ext.nova.rpcapi.CloudletAPI.create_overlay`."""
         images = {"overlay": image_id}
         task = self._runner.task(context, "overlay-create", operation_id, instance=instance, images=images)
-        metadata = instance.system_metadata
 
         def job() -> dict[str, Any]:
+            metadata = instance.system_metadata
             own = {
                 "server": instance.uuid,
                 "overlay_image": image_id,

@@ -98,10 +98,16 @@ class OperationStore:
         self._load()
 
     def add(self, operation: Operation) -> None:
-        """A new operation (or a new attempt of one of the same id)."""
+        """A new operation (or a new attempt of one of the same id); OSError when there is no room for its file."""
         with self._lock:
             self._forget_old()
             self._known[operation.id] = operation
+            self._save(operation)
+
+    def begun(self, operation: Operation, worker: tuple[int, int]) -> None:
+        """Its worker runs; OSError when that cannot be written: after a restart nobody would know of the worker."""
+        with self._lock:
+            operation.state, operation.worker, operation.updated_at = RUNNING, worker, now()
             self._save(operation)
 
     def get(self, operation_id: str) -> Operation | None:
@@ -121,12 +127,15 @@ class OperationStore:
 
     @contextlib.contextmanager
     def changing(self, operation: Operation, *, keep: bool = True) -> Iterator[Operation]:
-        """Change an operation; on disk too, unless ``keep`` is false (progress would be a write for each)."""
+        """Change an operation; on disk too, unless ``keep`` is false (progress would be a write for each).
+
+        No room on the disk ends no operation: a restart knows less of it then.
+        """
         with self._lock:
             yield operation
             operation.updated_at = now()
             if keep:
-                self._save(operation)
+                self._try_to_save(operation)
 
     def stage(self, operation: Operation, name: str) -> None:
         """A stage begins."""
@@ -155,10 +164,30 @@ class OperationStore:
     def _save(self, operation: Operation) -> None:
         path = self._folder / f"{operation.id}.json"
         partial = path.with_suffix(".partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w") as file:
-            json.dump(asdict(operation), file)
-        partial.rename(path)
+        try:
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "w") as file:
+                json.dump(asdict(operation), file)
+            partial.rename(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+    def _try_to_save(self, operation: Operation) -> None:
+        try:
+            self._save(operation)
+        except OSError as failure:
+            LOG.error("Operation %s is not kept in %s: %s", operation.id, self._folder, failure)
+            if operation.has_ended:
+                # What an earlier file says would have a restart undo what has been done.
+                self._remove(operation)
+
+    def _remove(self, operation: Operation) -> None:
+        try:
+            (self._folder / f"{operation.id}.json").unlink(missing_ok=True)
+        except OSError as failure:
+            LOG.error("The file of operation %s cannot be removed: %s", operation.id, failure)
 
     def _load(self) -> None:
         for path in self._folder.iterdir():
@@ -179,4 +208,4 @@ class OperationStore:
             at = dt.datetime.fromisoformat(operation.updated_at.replace("Z", "+00:00"))
             if operation.has_ended and at < oldest:
                 del self._known[operation.id]
-                (self._folder / f"{operation.id}.json").unlink(missing_ok=True)
+                self._remove(operation)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from nova import conf as nova_conf
 from oslo_log import log as logging
 
 from cloudlet_ext.nova import jobs
-from cloudlet_ext.nova.operations import CANCELLED, FAILED, RUNNING, SUCCEEDED, Operation, OperationStore
+from cloudlet_ext.nova.operations import CANCELLED, FAILED, SUCCEEDED, Operation, OperationStore
 from cloudlet_ext.nova.server_record import ServerRecord
 from cloudlet_ext.nova.spare_workers import SpareWorkers
 from cloudlet_ext.nova.workers import Event, Slots, Worker, WorkerFailed
@@ -37,18 +38,21 @@ class Task:
         self.worker: Worker | None = None
 
     def begin(self, make_job: MakeJob) -> Worker:
-        """Wait for a place and start the worker; :class:`WorkerFailed`."""
+        """Wait for a place and start the worker; :class:`WorkerFailed`, OSError, and what ``make_job`` raises.
+
+        Neither a worker nor a place is held then.
+        """
+        self._runner.store.add(self.operation)
         if not self._runner.slots.take(self.cancelled):
             raise WorkerFailed(self.reason)
         try:
-            self.worker = Worker(self._runner.spares.take(), make_job(), self._heard)
+            job = make_job()
+            self.worker = Worker(self._runner.spares.take(), job, self._heard)
+            self._notify("start")
+            self._runner.store.begun(self.operation, self.worker.identity)
         except BaseException:
-            self._runner.slots.give_back()
+            self.dismiss()
             raise
-        self._notify("start")
-        with self._runner.store.changing(self.operation):
-            self.operation.state = RUNNING
-            self.operation.worker = self.worker.identity
         if self.cancelled.is_set():
             self.worker.end()
         return self.worker
@@ -69,11 +73,14 @@ class Task:
 
     def dismiss(self) -> None:
         """End the worker, which undoes what it has not finished; its place is free again."""
-        assert self.worker is not None
-        self.worker.end()
+        try:
+            if self.worker is not None:
+                self.worker.end()
+        finally:
+            self._runner.slots.give_back()
         jobs.clear_scratch(self.operation.id)
-        self._runner.slots.give_back()
-        jobs.last_word(self.operation.id).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            jobs.last_word(self.operation.id).unlink(missing_ok=True)
 
     def worker_has_ended(self) -> bool:
         """Whether its worker is no more."""
@@ -139,7 +146,7 @@ class Runner:
         instance: Any = None,
         images: dict[str, str] | None = None,
     ) -> Task:
-        """A new operation, queued."""
+        """A new operation. Others know of it as soon as it is to begin."""
         operation = Operation(
             id=operation_id,
             type=kind,
@@ -152,7 +159,6 @@ class Runner:
         record = ServerRecord(context, instance, self.host) if instance is not None else None
         task = Task(self, operation, record)
         self._tasks[operation.id] = task
-        self.store.add(operation)
         return task
 
     def forget(self, task: Task) -> None:

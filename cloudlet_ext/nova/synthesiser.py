@@ -87,6 +87,10 @@ class Synthesiser:
         except WorkerFailed as failure:
             task.ended(str(failure))
             raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=str(failure)) from failure
+        except BaseException as failure:
+            # Nothing was begun: another host may do better.
+            task.ended(f"It could not be begun on this host: {type(failure).__name__}: {failure}")
+            raise
         try:
             guest = self._take_up(task, worker, instance, create, pause=pause)
         except BaseException as failure:

@@ -167,7 +167,7 @@ def test_glance_is_stopped(cloud: Cloud, shared: Source, freeze: Freezer, images
         assert_as_before(cloud, shared, site)
 
 
-@pytest.mark.parametrize(("folder", "size"), [("scratch", "4M"), ("bases", "256K")])
+@pytest.mark.parametrize(("folder", "size"), [("scratch", "4M"), ("bases", "256K"), ("operations", "4K")])
 def test_the_disk_is_full(cloud: Cloud, shared: Source, images: Images, site: Site, folder: str, size: str) -> None:
     with host_side.small(cloud, shared.host, folder, size):
         operation = images.ended(images.begin(shared.server, WANT_OVERLAY), state="failed")

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from nova import monkey_patch
@@ -14,7 +18,9 @@ monkey_patch.patch(backend="threading")  # before all else of Nova's, as its own
 
 from cloudlet_ext.nova import rpcapi  # noqa: E402
 from tests.nova import cloud as cloud_module  # noqa: E402
+from tests.nova import compute as compute_module  # noqa: E402
 from tests.nova.cloud import MEMBER, OTHER, Cloud  # noqa: E402
+from tests.nova.compute import Compute  # noqa: E402
 
 BASE_ID, OTHER_BASE_ID, OVERLAY_ID = "a" * 64, "b" * 64, "c" * 64
 
@@ -119,3 +125,44 @@ def images(cloud: Cloud) -> Images:
         public_base=public,
         half_public_base=half,
     )
+
+
+@pytest.fixture
+def compute(cloud: Cloud, tmp_path: Path) -> Iterator[Compute]:
+    """A compute host with nothing to do yet; its workers are done at once."""
+    with compute_module.set_up(state_path=str(tmp_path / "state"), spare_workers=0):
+        yield Compute(cloud, tmp_path / "state")
+
+
+class Room:
+    """A file system of its own, whose room can be taken."""
+
+    def __init__(self, folder: Path) -> None:
+        self._filler = folder / "filler"
+
+    def take(self) -> None:
+        """Leave no room."""
+        with contextlib.suppress(OSError), self._filler.open("wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+
+    def give(self) -> None:
+        """There is room again."""
+        self._filler.unlink()
+
+
+@pytest.fixture
+def room() -> Iterator[Callable[[Path], Room]]:
+    """``room(folder)``: make the folder a small file system."""
+    if os.geteuid():
+        pytest.fail("a small file system must be mounted: run these tests as root")
+    mounted: list[Path] = []
+
+    def mount(folder: Path) -> Room:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "small", str(folder)], check=True)
+        mounted.append(folder)
+        return Room(folder)
+
+    yield mount
+    for folder in reversed(mounted):
+        subprocess.run(["umount", "-l", str(folder)], check=True)
