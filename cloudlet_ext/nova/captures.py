@@ -121,7 +121,7 @@ class Captures:
             if made:
                 leftovers.delete_images(context, made, self._runner.in_background)
         if instance is not None:
-            server_record.release(instance.uuid, task_states.ALL)
+            server_record.release(instance.uuid, task_states.ALL, task.hosts)
             if error is None:
                 try:
                     finish()

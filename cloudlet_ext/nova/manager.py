@@ -27,6 +27,7 @@ _MAKE_IMAGES = ("base-create", "overlay-create")
 _DELETED = "The server was deleted."
 _RESTARTED = "nova-compute was restarted while the operation was running; the server is as it was before."
 _NOT_BUILT = "nova-compute was restarted before the server ran."
+_MOVED = "The server was evacuated to another host while this one was down."
 
 
 class CloudletManager:
@@ -164,7 +165,7 @@ class CloudletManager:
             made = list(operation.images.values())
             leftovers.delete_images(None, made, self._runner.in_background)
         if operation.server_id is not None:
-            server_record.release(operation.server_id, task_states.ALL)
+            server_record.release(operation.server_id, task_states.ALL, {self._host})
 
     def _release_servers(self) -> None:
         """Thread: take back task states of requests that never reached this host: nova-api ended in their middle."""
@@ -174,31 +175,37 @@ class CloudletManager:
             is_old = timeutils.is_older_than(instance.updated_at, _LOST_AFTER_S)
             if instance.task_state in task_states.ALL and instance.uuid not in at_work and is_old:
                 LOG.warning("No operation has the server's task state %s", instance.task_state, instance=instance)
-                server_record.release(instance.uuid, task_states.ALL)
+                server_record.release(instance.uuid, task_states.ALL, {self._host})
 
     def _adopt(self, operation: Operation) -> None:
         """Thread: see a synthesis to its end that an earlier nova-compute has begun."""
         assert operation.worker is not None
         assert operation.server_id is not None
         instance = self._server_of(operation)
+        if instance is not None and instance.host != self._host:
+            # What is left of its guest here waits for memory that is of no use any more.
+            self.synthesiser.power_off(instance.uuid)
+            workers.end_orphan(operation.worker)
+            self._runner.store.end(operation, FAILED, _MOVED)
+            return
         if instance is None or synthesiser.base_of(instance) is None:
             # Its guest never ran.
             workers.end_orphan(operation.worker)
             jobs.clear_scratch(operation.id)
+            self.synthesiser.give_up(operation.server_id, _NOT_BUILT, {self._host})
             self._runner.store.end(operation, FAILED, _NOT_BUILT)
-            self.synthesiser.give_up(operation.server_id, _NOT_BUILT)
             return
         workers.wait_for_orphan(operation.worker)
         said = workers.last_word(jobs.last_word(operation.id)) or {}
         jobs.last_word(operation.id).unlink(missing_ok=True)
         jobs.clear_scratch(operation.id)
         if said.get("event") == "done":
-            self.synthesiser.complete(instance.uuid)
+            self.synthesiser.complete(instance.uuid, {self._host})
             self._runner.store.end(operation, SUCCEEDED, None, said.get("result"))
             return
         error = synthesiser.lost(said.get("error", "The worker ended early."))
+        self.synthesiser.give_up(instance.uuid, error, {self._host})
         self._runner.store.end(operation, FAILED, error)
-        self.synthesiser.give_up(instance.uuid, error)
 
     def _server_of(self, operation: Operation) -> Any:
         try:

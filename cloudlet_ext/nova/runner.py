@@ -13,7 +13,7 @@ from oslo_log import log as logging
 
 from cloudlet_ext.nova import jobs
 from cloudlet_ext.nova.operations import CANCELLED, FAILED, SUCCEEDED, Operation, OperationStore
-from cloudlet_ext.nova.server_record import ServerRecord
+from cloudlet_ext.nova.server_record import Hosts, ServerRecord
 from cloudlet_ext.nova.spare_workers import SpareWorkers
 from cloudlet_ext.nova.workers import Event, Slots, Worker, WorkerFailed
 
@@ -29,8 +29,10 @@ MakeJob = Callable[[], dict[str, Any]]
 class Task:
     """One operation at work."""
 
-    def __init__(self, runner: Runner, operation: Operation, record: ServerRecord | None) -> None:
+    def __init__(self, runner: Runner, operation: Operation, instance: Any, record: ServerRecord | None) -> None:
         self._runner, self.operation, self._record = runner, operation, record
+        self.hosts: Hosts = {runner.host} if instance is None else {runner.host, instance.host}
+        """Where its server may be: Nova says that one which is evacuated to here is here when it has been built."""
         self.cancelled = threading.Event()
         self.reason = _CANCELLED
         self.end_guest: Callable[[], None] | None = None
@@ -157,7 +159,7 @@ class Runner:
             images=dict(images or {}),
         )
         record = ServerRecord(context, instance, self.host) if instance is not None else None
-        task = Task(self, operation, record)
+        task = Task(self, operation, instance, record)
         self._tasks[operation.id] = task
         return task
 

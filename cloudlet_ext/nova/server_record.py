@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users see of an operation on their server: events, task state, notifications, the fault of a server in ERROR."""
+"""What users see of an operation on their server: events, task state, notifications, the fault of a server in ERROR.
+
+A server may have been evacuated from the host of the operation, and is none of that host's business then: what changes
+a server is given the ``hosts`` on which it may be.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from nova import context as nova_context
@@ -22,6 +26,8 @@ _EVENT_PREFIX = "cloudlet_"
 _POLL_S = 0.2
 _GOING = (nova_task_states.DELETING, nova_task_states.SOFT_DELETING)
 _GONE = (vm_states.DELETED, vm_states.SOFT_DELETED)
+
+Hosts = Collection[str | None]
 
 
 class ServerRecord:
@@ -89,12 +95,19 @@ class ServerRecord:
             LOG.exception("Notification %s was not sent", what, instance=self._instance)
 
 
-def release(instance_uuid: str, task_states: tuple[str, ...]) -> None:
+def _here(instance: Any, hosts: Hosts) -> bool:
+    if instance.host in hosts:
+        return True
+    LOG.info("The server is on host %s now, and is left alone.", instance.host, instance=instance)
+    return False
+
+
+def release(instance_uuid: str, task_states: tuple[str, ...], hosts: Hosts) -> None:
     """Take back the task state of an operation that has ended, whatever became of it."""
     context = nova_context.get_admin_context()
     try:
         instance = objects.Instance.get_by_uuid(context, instance_uuid)
-        if instance.task_state in task_states:
+        if instance.task_state in task_states and _here(instance, hosts):
             instance.task_state = None
             instance.save(expected_task_state=list(task_states))
     except exception.InstanceNotFound:
@@ -103,7 +116,7 @@ def release(instance_uuid: str, task_states: tuple[str, ...]) -> None:
         LOG.info("The task state was changed meanwhile: %s", failure)
 
 
-def hold(instance_uuid: str, task_state: str, timeout_s: float, ended: Callable[[], bool]) -> None:
+def hold(instance_uuid: str, task_state: str, timeout_s: float, ended: Callable[[], bool], hosts: Hosts) -> None:
     """Give a server that is being built a task state as soon as it is ACTIVE: others have to wait then.
 
     Not when the operation has ``ended`` before, nor when the server does not get that far within ``timeout_s``.
@@ -113,7 +126,7 @@ def hold(instance_uuid: str, task_state: str, timeout_s: float, ended: Callable[
     try:
         while not ended() and time.monotonic() < deadline:
             instance = objects.Instance.get_by_uuid(context, instance_uuid)
-            if instance.vm_state == vm_states.ACTIVE and instance.task_state is None:
+            if instance.vm_state == vm_states.ACTIVE and instance.task_state is None and instance.host in hosts:
                 instance.task_state = task_state
                 instance.save(expected_task_state=[None])
                 return
@@ -124,21 +137,21 @@ def hold(instance_uuid: str, task_state: str, timeout_s: float, ended: Callable[
         LOG.exception("Server %s does not show that it is at work", instance_uuid)
 
 
-def forget(instance_uuid: str, mark: str) -> None:
+def forget(instance_uuid: str, mark: str, hosts: Hosts) -> None:
     """Take a mark out of a server's system metadata."""
     context = nova_context.get_admin_context()
     with contextlib.suppress(exception.InstanceNotFound):
         instance = objects.Instance.get_by_uuid(context, instance_uuid, expected_attrs=["system_metadata"])
-        if instance.system_metadata.pop(mark, None) is not None:
+        if _here(instance, hosts) and instance.system_metadata.pop(mark, None) is not None:
             instance.save()
 
 
-def set_error(instance_uuid: str, reason: str) -> None:
+def set_error(instance_uuid: str, reason: str, hosts: Hosts) -> None:
     """Put a server into ERROR, with the reason as its fault; not one that is being deleted."""
     context = nova_context.get_admin_context()
     try:
         instance = objects.Instance.get_by_uuid(context, instance_uuid)
-        if instance.task_state in _GOING or instance.vm_state in _GONE:
+        if instance.task_state in _GOING or instance.vm_state in _GONE or not _here(instance, hosts):
             return
         try:
             raise exception.NovaException(reason)

@@ -140,27 +140,27 @@ class Synthesiser:
 
     def _follow(self, task: Task, server_id: str) -> None:
         """Thread: until all of the overlay is there. A guest that can never have all of its memory must not go on."""
-        server_record.hold(server_id, task_states.SYNTHESIS, _ACTIVE_TIMEOUT_S, task.worker_has_ended)
+        server_record.hold(server_id, task_states.SYNTHESIS, _ACTIVE_TIMEOUT_S, task.worker_has_ended, task.hosts)
         error, result = None, None
         try:
             result = task.finish(_SETTLE_TIMEOUT_S)
-            server_record.forget(server_id, marks.ARRIVING)
+            server_record.forget(server_id, marks.ARRIVING, task.hosts)
         except WorkerFailed as failure:
             error = lost(str(failure))
-            self.give_up(server_id, error)
-        server_record.release(server_id, task_states.ALL)
+            self.give_up(server_id, error, task.hosts)
+        server_record.release(server_id, task_states.ALL, task.hosts)
         task.ended(error, result)
 
-    def complete(self, server_id: str) -> None:
+    def complete(self, server_id: str, hosts: server_record.Hosts) -> None:
         """All of its overlay has arrived, as a worker of an earlier nova-compute has told."""
-        server_record.forget(server_id, marks.ARRIVING)
-        server_record.release(server_id, task_states.ALL)
+        server_record.forget(server_id, marks.ARRIVING, hosts)
+        server_record.release(server_id, task_states.ALL, hosts)
 
-    def give_up(self, server_id: str, reason: str) -> None:
+    def give_up(self, server_id: str, reason: str, hosts: server_record.Hosts) -> None:
         """Power a server off for good and say why."""
         LOG.error("Server %s: %s", server_id, reason)
         self.power_off(server_id)
-        server_record.set_error(server_id, reason)
+        server_record.set_error(server_id, reason, hosts)
 
     def power_off(self, server_id: str) -> None:
         """End the domain, if there is one."""

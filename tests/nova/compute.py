@@ -19,7 +19,9 @@ from nova import context as nova_context
 from nova.conf import CONF
 
 from cloudlet_ext import operation_id
+from cloudlet_ext.nova import jobs
 from cloudlet_ext.nova.manager import CloudletManager
+from cloudlet_ext.nova.runner import Task
 from cloudlet_ext.nova.spare_workers import SpareWorkers
 from tests.nova.cloud import MEMBER, MINE, Cloud
 
@@ -38,6 +40,10 @@ def keep(event, **facts):
     Path(job["last_word"]).write_text(json.dumps(dict(facts, event=event)))
 {body}
 """
+WHEN_TOLD = """
+while not Path(job["last_word"] + ".go").exists(): time.sleep(0.02)
+"""
+"""Until :meth:`Compute.tell`."""
 DONE = 'say("done", result=dict(base_id="b"))'
 WAITS = 'say("stage", name="capture"); time.sleep(60)'
 
@@ -75,6 +81,15 @@ class Compute:
         command = [sys.executable, "-c", WORKER.format(body=body)]
         self.manager._runner.spares = SpareWorkers(command, 0)
 
+    @contextmanager
+    def serving(self) -> Iterator[Compute]:
+        """It has started, and sees what became of the operations of the one before."""
+        self.manager.start()
+        try:
+            yield self
+        finally:
+            self.manager.stop()
+
     @property
     def operations(self) -> Path:
         """The folder of the records of operations."""
@@ -100,6 +115,18 @@ class Compute:
         identifier = operation or operation_id.new(HOST)
         self.manager.create_base(self.context, server, identifier, "b", images)
         return identifier, images
+
+    def begin(self, server: Any, kind: str, body: str) -> Task:
+        """An operation on a server, whose worker runs."""
+        self.work(body)
+        identifier = server.uuid if kind in ("synthesis", "base-resume") else operation_id.new(HOST)
+        task = self.manager._runner.task(self.context, kind, identifier, instance=server)
+        task.begin(lambda: {"last_word": str(jobs.last_word(identifier))})
+        return task
+
+    def tell(self, identifier: str) -> None:
+        """Let the worker of an operation go on."""
+        Path(f"{jobs.last_word(identifier)}.go").touch()
 
     def left(self, images: dict[str, str]) -> list[str]:
         """Those of these images that are still there."""

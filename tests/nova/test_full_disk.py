@@ -17,7 +17,7 @@ from cloudlet_ext.hypervisor.process import start_ticks
 from cloudlet_ext.job.channel import Channel
 from cloudlet_ext.nova.operations import SUCCEEDED, OperationStore
 from tests.nova.cloud import Cloud
-from tests.nova.compute import WAITS, Compute, wait_until
+from tests.nova.compute import DONE, WAITS, WHEN_TOLD, Compute, wait_until
 from tests.nova.conftest import Room
 from tests.nova.test_workers import operation
 
@@ -118,25 +118,17 @@ def test_what_happens_is_known_without_room(tmp_path: Path, room: Rooms) -> None
 
 def test_the_end_of_a_capture_is_not_undone_by_a_restart(cloud: Cloud, compute: Compute, room: Rooms) -> None:
     server = compute.server(task_state=BASE_CREATE)
-    go = compute.folder / "go"
-    body = f"""
-while not Path({str(go)!r}).exists(): time.sleep(0.02)
-say("done", result=dict(base_id="b"))
-"""
     operations = room(compute.operations)
-    compute.work(body)
+    compute.work(WHEN_TOLD + DONE)
     identifier, images = compute.create_base(server)
     compute.wait(identifier, "running")
+    # An empty file takes no room there.
     operations.take()
-    go.touch()
+    compute.tell(identifier)
     assert compute.wait(identifier, "succeeded", "failed")["error"] is None
-    after = compute.restarted()
-    after.manager.start()
-    try:
+    with compute.restarted().serving() as after:
         assert after.manager.get_operation(compute.context, identifier) is None
         assert compute.left(images) == list(images)
-    finally:
-        after.manager.stop()
 
 
 def test_a_last_word_that_cannot_be_kept_is_said(tmp_path: Path, room: Rooms) -> None:
