@@ -10,7 +10,8 @@ from nova import conf as nova_conf
 from nova.image import glance
 from oslo_log import log as logging
 
-from cloudlet_ext.nova import jobs, leftovers, server_end, server_record, task_states
+from cloudlet_ext.nova import jobs, leftovers, server_end, task_states
+from cloudlet_ext.nova.claims import Claims, TooLate
 from cloudlet_ext.nova.runner import Runner, Task
 from cloudlet_ext.nova.workers import WorkerFailed
 
@@ -23,14 +24,15 @@ RESUME = "resume"
 class Captures:
     """Does what the API asks of this host, each in a thread that lasts as long as the operation."""
 
-    def __init__(self, runner: Runner, in_use: Callable[[], set[str]]) -> None:
-        self._runner, self._in_use = runner, in_use
+    def __init__(self, runner: Runner, claims: Claims, in_use: Callable[[], set[str]]) -> None:
+        self._runner, self._claims, self._in_use = runner, claims, in_use
 
     def create_base(self, context: Any, instance: Any, operation_id: str, images: dict[str, str]) -> None:
         """See :meth:`cloudlet_ext.nova.rpcapi.CloudletAPI.create_base`."""
         task = self._runner.task(context, "base-create", operation_id, instance=instance, images=images)
 
         def job() -> dict[str, Any]:
+            self._claims.take(task.operation, task_states.BASE_CREATE)
             own = {
                 "server": instance.uuid,
                 "disk_image": images["base-disk"],
@@ -48,6 +50,7 @@ class Captures:
         task = self._runner.task(context, "overlay-create", operation_id, instance=instance, images=images)
 
         def job() -> dict[str, Any]:
+            self._claims.take(task.operation, task_states.OVERLAY_CREATE)
             metadata = instance.system_metadata
             own = {
                 "server": instance.uuid,
@@ -107,10 +110,12 @@ class Captures:
         finish: Callable[[], None],
     ) -> None:
         """Thread: the whole operation. What was ``made`` for it goes when it fails."""
-        error, result = None, None
+        error, result, is_ours = None, None, instance is not None
         try:
             task.begin(job)
             result = task.finish(CONF.cloudlet.operation_timeout)
+        except TooLate as failure:
+            error, is_ours = str(failure), False
         except WorkerFailed as failure:
             error = str(failure)
         except Exception as failure:
@@ -120,8 +125,8 @@ class Captures:
             LOG.warning("Operation %s (%s) failed: %s", task.operation.id, task.operation.type, error)
             if made:
                 leftovers.delete_images(context, made, self._runner.in_background)
-        if instance is not None:
-            server_record.release(instance.uuid, task_states.ALL, task.hosts)
+        if is_ours:
+            self._claims.give_back(task.operation)
             if error is None:
                 try:
                     finish()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import Any
 
 import oslo_messaging
@@ -11,10 +12,10 @@ from nova import context as nova_context
 from nova import exception, objects, rpc
 from nova.objects import base as objects_base
 from oslo_log import log as logging
-from oslo_utils import timeutils
 
 from cloudlet_ext.nova import held_bases, jobs, leftovers, rpcapi, server_record, synthesiser, task_states, workers
 from cloudlet_ext.nova.captures import Captures
+from cloudlet_ext.nova.claims import Claims
 from cloudlet_ext.nova.operations import FAILED, SUCCEEDED, Operation
 from cloudlet_ext.nova.runner import Runner
 from cloudlet_ext.nova.synthesiser import Synthesiser
@@ -22,7 +23,7 @@ from cloudlet_ext.nova.synthesiser import Synthesiser
 LOG = logging.getLogger(__name__)
 
 VERSION = "1.0"
-_LOST_AFTER_S = 60
+_RELEASE_EVERY_S = 60.0
 _MAKE_IMAGES = ("base-create", "overlay-create")
 _DELETED = "The server was deleted."
 _RESTARTED = "nova-compute was restarted while the operation was running; the server is as it was before."
@@ -39,16 +40,18 @@ class CloudletManager:
         task_states.register()
         self._host = host
         self._runner = Runner(host)
-        self._captures = Captures(self._runner, self._bases_in_use)
+        self._claims = Claims(host, self._runner.store)
+        self._captures = Captures(self._runner, self._claims, self._bases_in_use)
         self.synthesiser = Synthesiser(self._runner, self._bases_in_use, driver)
         self._server: Any = None
+        self._stopped = threading.Event()
 
     def start(self) -> None:
         """See what became of the operations of an earlier nova-compute, then serve requests."""
         for operation in self._runner.store.find():
             if not operation.has_ended:
                 self._recover(operation)
-        self._runner.in_background(self._release_servers, "cloudlet-release")
+        self._runner.in_background(self._release_lost, "cloudlet-release")
         self._runner.spares.fill()
         target = oslo_messaging.Target(topic=rpcapi.TOPIC, server=self._host)
         self._server = rpc.get_server(target, [self], serializer=objects_base.NovaObjectSerializer())
@@ -57,6 +60,7 @@ class CloudletManager:
 
     def stop(self) -> None:
         """Serve no more requests; workers go on."""
+        self._stopped.set()
         self._runner.spares.close()
         if self._server is not None:
             self._server.stop()
@@ -167,15 +171,15 @@ class CloudletManager:
         if operation.server_id is not None:
             server_record.release(operation.server_id, task_states.ALL, {self._host})
 
-    def _release_servers(self) -> None:
-        """Thread: take back task states of requests that never reached this host: nova-api ended in their middle."""
-        at_work = {one.server_id for one in self._runner.store.find() if not one.has_ended}
-        for instance in self._instances():
-            # A younger one may belong to a request that is still on its way to here.
-            is_old = timeutils.is_older_than(instance.updated_at, _LOST_AFTER_S)
-            if instance.task_state in task_states.ALL and instance.uuid not in at_work and is_old:
-                LOG.warning("No operation has the server's task state %s", instance.task_state, instance=instance)
-                server_record.release(instance.uuid, task_states.ALL, {self._host})
+    def _release_lost(self) -> None:
+        """Thread: servers of requests that never reached this host; nova-api ended in their middle, for instance."""
+        while True:
+            try:
+                self._claims.release_lost()
+            except Exception:
+                LOG.exception("Task states that belong to no operation are not looked for now")
+            if self._stopped.wait(_RELEASE_EVERY_S):
+                return
 
     def _adopt(self, operation: Operation) -> None:
         """Thread: see a synthesis to its end that an earlier nova-compute has begun."""
