@@ -16,8 +16,8 @@ from oslo_log import log as logging
 from cloudlet_ext.nova import held_bases, jobs, leftovers, rpcapi, server_record, synthesiser, task_states, workers
 from cloudlet_ext.nova.captures import Captures
 from cloudlet_ext.nova.claims import Claims
-from cloudlet_ext.nova.operations import FAILED, SUCCEEDED, Operation
-from cloudlet_ext.nova.runner import Runner
+from cloudlet_ext.nova.operations import FAILED, Operation
+from cloudlet_ext.nova.runner import Runner, Task
 from cloudlet_ext.nova.synthesiser import Synthesiser
 
 LOG = logging.getLogger(__name__)
@@ -157,12 +157,15 @@ class CloudletManager:
     # After a restart
 
     def _recover(self, operation: Operation) -> None:
-        if operation.type in ("synthesis", "base-resume") and operation.worker is not None:
+        worker = None if operation.worker is None else workers.Orphan(operation.worker)
+        if operation.type in ("synthesis", "base-resume") and worker is not None:
             # The worker may be feeding a guest that runs: it goes on.
-            self._runner.in_background(lambda: self._adopt(operation), f"cloudlet-{operation.id[:8]}")
+            server_id = str(operation.server_id)
+            task = self._runner.adopt(operation, worker, lambda: self.synthesiser.power_off(server_id))
+            self._runner.in_background(lambda: self._adopt(task, worker), f"cloudlet-{operation.id[:8]}")
             return
-        if operation.worker is not None:
-            workers.end_orphan(operation.worker)
+        if worker is not None:
+            worker.end()
         jobs.clear_scratch(operation.id)
         self._runner.store.end(operation, FAILED, _RESTARTED)
         if operation.images and operation.type in _MAKE_IMAGES:
@@ -181,35 +184,36 @@ class CloudletManager:
             if self._stopped.wait(_RELEASE_EVERY_S):
                 return
 
-    def _adopt(self, operation: Operation) -> None:
+    def _adopt(self, task: Task, worker: workers.Orphan) -> None:
         """Thread: see a synthesis to its end that an earlier nova-compute has begun."""
-        assert operation.worker is not None
+        operation = task.operation
         assert operation.server_id is not None
         instance = self._server_of(operation)
         if instance is not None and instance.host != self._host:
             # What is left of its guest here waits for memory that is of no use any more.
             self.synthesiser.power_off(instance.uuid)
-            workers.end_orphan(operation.worker)
-            self._runner.store.end(operation, FAILED, _MOVED)
+            worker.end()
+            jobs.clear_scratch(operation.id)
+            task.ended(_MOVED)
             return
         if instance is None or synthesiser.base_of(instance) is None:
             # Its guest never ran.
-            workers.end_orphan(operation.worker)
+            worker.end()
             jobs.clear_scratch(operation.id)
-            self.synthesiser.give_up(operation.server_id, _NOT_BUILT, {self._host})
-            self._runner.store.end(operation, FAILED, _NOT_BUILT)
+            self.synthesiser.give_up(operation.server_id, _NOT_BUILT, task.hosts)
+            task.ended(_NOT_BUILT)
             return
-        workers.wait_for_orphan(operation.worker)
+        worker.wait()
         said = workers.last_word(jobs.last_word(operation.id)) or {}
         jobs.last_word(operation.id).unlink(missing_ok=True)
         jobs.clear_scratch(operation.id)
         if said.get("event") == "done":
-            self.synthesiser.complete(instance.uuid, {self._host})
-            self._runner.store.end(operation, SUCCEEDED, None, said.get("result"))
+            self.synthesiser.complete(instance.uuid, task.hosts)
+            task.ended(None, said.get("result"))
             return
         error = synthesiser.lost(said.get("error", "The worker ended early."))
-        self.synthesiser.give_up(instance.uuid, error, {self._host})
-        self._runner.store.end(operation, FAILED, error)
+        self.synthesiser.give_up(instance.uuid, error, task.hosts)
+        task.ended(error)
 
     def _server_of(self, operation: Operation) -> Any:
         try:

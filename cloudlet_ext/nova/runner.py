@@ -15,7 +15,7 @@ from cloudlet_ext.nova import jobs
 from cloudlet_ext.nova.operations import CANCELLED, FAILED, SUCCEEDED, Operation, OperationStore
 from cloudlet_ext.nova.server_record import Hosts, ServerRecord
 from cloudlet_ext.nova.spare_workers import SpareWorkers
-from cloudlet_ext.nova.workers import Event, Slots, Worker, WorkerFailed
+from cloudlet_ext.nova.workers import Event, Orphan, Slots, Worker, WorkerFailed
 
 CONF = nova_conf.CONF
 LOG = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Task:
         self.reason = _CANCELLED
         self.end_guest: Callable[[], None] | None = None
         """Ends a guest that cannot go on without the worker: while it is still fed, for it may wait for its memory."""
-        self.worker: Worker | None = None
+        self.worker: Worker | Orphan | None = None
 
     def begin(self, make_job: MakeJob) -> Worker:
         """Wait for a place and start the worker; :class:`WorkerFailed`, OSError, and what ``make_job`` raises.
@@ -49,19 +49,19 @@ class Task:
             raise WorkerFailed(self.reason)
         try:
             job = make_job()
-            self.worker = Worker(self._runner.spares.take(), job, self._heard)
+            worker = self.worker = Worker(self._runner.spares.take(), job, self._heard)
             self._notify("start")
-            self._runner.store.begun(self.operation, self.worker.identity)
+            self._runner.store.begun(self.operation, worker.identity)
         except BaseException:
             self.dismiss()
             raise
         if self.cancelled.is_set():
-            self.worker.end()
-        return self.worker
+            worker.end()
+        return worker
 
     def finish(self, timeout_s: float) -> dict[str, Any]:
         """Wait until the worker is done; its result. :class:`WorkerFailed`; the worker has ended then."""
-        assert self.worker is not None
+        assert isinstance(self.worker, Worker)
         try:
             result: dict[str, Any] = self.worker.wait({"done"}, timeout_s)["result"]
         except WorkerFailed:
@@ -160,6 +160,13 @@ class Runner:
         )
         record = ServerRecord(context, instance, self.host) if instance is not None else None
         task = Task(self, operation, instance, record)
+        self._tasks[operation.id] = task
+        return task
+
+    def adopt(self, operation: Operation, worker: Orphan, end_guest: Callable[[], None]) -> Task:
+        """An operation that an earlier nova-compute has begun. It is cancelled as any other."""
+        task = Task(self, operation, None, None)
+        task.worker, task.end_guest = worker, end_guest
         self._tasks[operation.id] = task
         return task
 

@@ -153,6 +153,35 @@ class Worker:
         self._events.put(None)
 
 
+class Orphan:
+    """A worker of an earlier nova-compute, which goes on."""
+
+    def __init__(self, identity: tuple[int, int]) -> None:
+        self._identity = identity
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is no more."""
+        pid, started = self._identity
+        return start_ticks(pid) != started
+
+    def wait(self, poll_s: float = 1.0) -> None:
+        """Wait until it has ended."""
+        while not self.has_ended:
+            time.sleep(poll_s)
+
+    def end(self) -> None:
+        """Have it undo what it has begun, and wait until it has."""
+        pid, _ = self._identity
+        for number, patience_s in ((signal.SIGTERM, _KILL_AFTER_S), (signal.SIGKILL, 5.0)):
+            deadline = time.monotonic() + patience_s
+            with contextlib.suppress(ProcessLookupError):
+                if not self.has_ended:
+                    os.kill(pid, number)
+            while not self.has_ended and time.monotonic() < deadline:
+                time.sleep(0.1)
+
+
 def parse_event(line: str) -> Event | None:
     """One event; None for what is none."""
     try:
@@ -162,25 +191,6 @@ def parse_event(line: str) -> Event | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
-def wait_for_orphan(identity: tuple[int, int], poll_s: float = 1.0) -> None:
-    """Wait until a worker of an earlier nova-compute has ended."""
-    pid, started = identity
-    while start_ticks(pid) == started:
-        time.sleep(poll_s)
-
-
-def end_orphan(identity: tuple[int, int]) -> None:
-    """Have a worker of an earlier nova-compute undo what it has begun, and wait until it has."""
-    pid, started = identity
-    for number, patience_s in ((signal.SIGTERM, _KILL_AFTER_S), (signal.SIGKILL, 5.0)):
-        deadline = time.monotonic() + patience_s
-        with contextlib.suppress(ProcessLookupError):
-            if start_ticks(pid) == started:
-                os.kill(pid, number)
-        while start_ticks(pid) == started and time.monotonic() < deadline:
-            time.sleep(0.1)
-
-
 def last_word(path: Path) -> Event | None:
     """What a worker said last, from the file that it leaves."""
     with contextlib.suppress(OSError):
@@ -188,4 +198,4 @@ def last_word(path: Path) -> Event | None:
     return None
 
 
-__all__ = ["Event", "Slots", "Worker", "WorkerFailed", "end_orphan", "last_word", "wait_for_orphan"]
+__all__ = ["Event", "Orphan", "Slots", "Worker", "WorkerFailed", "last_word"]

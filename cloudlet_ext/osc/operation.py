@@ -119,7 +119,10 @@ class ShowOperation(ShowOne):
 
 
 class CancelOperation(Command):
-    """Cancel an operation: it ends, and what it has made is undone. A server that was being captured goes on."""
+    """Cancel an operation: it ends, and what it has made is undone.
+
+    A server that was being captured goes on; one that was being synthesised or resumed is powered off.
+    """
 
     example = """
     openstack cloudlet operation cancel 2f9d5a1c-6f0e-4c1b-9a57-0e1d8f4b7c33

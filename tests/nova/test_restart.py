@@ -111,3 +111,28 @@ def test_the_task_state_of_a_capture(cloud: Cloud, compute: Compute, host: str, 
     with compute.restarted().serving() as restarted:
         assert "restarted" in restarted.wait(task.operation.id, "failed")["error"]
     assert cloud.again(server).task_state == after
+
+
+def test_what_an_earlier_nova_compute_has_begun_is_cancelled(cloud: Cloud, compute: Compute) -> None:
+    server = synthesised(compute)
+    task = compute.begin(server, "synthesis", WAITS)
+    with compute.restarted().serving() as host:
+        told = host.manager.cancel_operation(host.context, server.uuid)
+        assert told is not None
+        assert (told["id"], told["state"]) == (server.uuid, "running")
+        assert host.wait(server.uuid, "cancelled")["error"] == "The operation was cancelled."
+        assert host.ended[0] == server.uuid, "its guest first: it may wait for memory"
+        assert not host.manager._runner._tasks
+    assert task.worker is not None
+    assert start_ticks(task.worker.pid) is None
+    assert state(cloud, server) == ("error", None, True)
+
+
+def test_a_server_that_an_earlier_nova_compute_has_begun_is_deleted(cloud: Cloud, compute: Compute) -> None:
+    server = synthesised(compute)
+    task = compute.begin(server, "synthesis", WAITS)
+    with compute.restarted().serving() as host:
+        host.manager.end_operations_of(server)
+        assert task.worker is not None
+        assert start_ticks(task.worker.pid) is None
+        assert host.wait(server.uuid, "cancelled")["error"] == "The server was deleted."

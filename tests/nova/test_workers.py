@@ -16,7 +16,7 @@ import pytest
 from cloudlet_ext.hypervisor.process import start_ticks
 from cloudlet_ext.nova.operations import CANCELLED, FAILED, SUCCEEDED, Operation, OperationStore
 from cloudlet_ext.nova.spare_workers import SpareWorkers, launch
-from cloudlet_ext.nova.workers import Slots, Worker, WorkerFailed, end_orphan, last_word
+from cloudlet_ext.nova.workers import Orphan, Slots, Worker, WorkerFailed, last_word
 
 ID = "0a1b2c3d-0000-4000-8000-000000000001"
 
@@ -178,10 +178,14 @@ def test_an_orphan_is_ended(job: dict[str, str]) -> None:
     worker.wait({"ready"}, 30)
     began = time.monotonic()
     threading.Thread(target=lambda: os.waitpid(worker.pid, 0), daemon=True).start()
-    end_orphan(worker.identity)
+    orphan = Orphan(worker.identity)
+    assert not orphan.has_ended
+    orphan.end()
     assert time.monotonic() - began < 10
     assert start_ticks(worker.pid) is None
-    end_orphan(worker.identity)
+    assert orphan.has_ended
+    orphan.end()
+    orphan.wait()
 
 
 def test_a_spare_worker_has_loaded_before_its_job_is_known(job: dict[str, str], tmp_path: Path) -> None:
