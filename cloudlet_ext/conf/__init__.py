@@ -66,6 +66,13 @@ WORK = [
         help="Operations that run at once on a compute host; others wait in the order in which they came.",
     ),
     cfg.IntOpt(
+        "queue_timeout",
+        default=1800,
+        min=1,
+        help="Seconds that a server which is to be synthesised or resumed waits for its turn on the compute host; its "
+        "creation fails then. While it waits it is one of Nova's max_concurrent_builds of that host.",
+    ),
+    cfg.IntOpt(
         "spare_workers",
         default=1,
         min=0,

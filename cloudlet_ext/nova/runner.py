@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -39,13 +40,13 @@ class Task:
         """Ends a guest that cannot go on without the worker: while it is still fed, for it may wait for its memory."""
         self.worker: Worker | Orphan | None = None
 
-    def begin(self, make_job: MakeJob) -> Worker:
+    def begin(self, make_job: MakeJob, patience_s: float = math.inf) -> Worker:
         """Wait for a place and start the worker; :class:`WorkerFailed`, OSError, and what ``make_job`` raises.
 
         Neither a worker nor a place is held then.
         """
         self._runner.store.add(self.operation)
-        if not self._runner.slots.take(self.cancelled):
+        if not self._runner.slots.take(self.cancelled, patience_s):
             raise WorkerFailed(self.reason)
         try:
             job = make_job()

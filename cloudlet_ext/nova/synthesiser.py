@@ -83,7 +83,8 @@ class Synthesiser:
         kind = "synthesis" if overlay else "base-resume"
         task = self._runner.task(context, kind, instance.uuid, instance=instance)
         try:
-            worker = task.begin(lambda: self._job(context, task, xml, instance, overlay))
+            # Nova builds so many servers at once, and one that waits is one of them.
+            worker = task.begin(lambda: self._job(context, task, xml, instance, overlay), CONF.cloudlet.queue_timeout)
         except WorkerFailed as failure:
             task.ended(str(failure))
             raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=str(failure)) from failure

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
@@ -54,21 +55,32 @@ class Slots:
         """Operations that wait."""
         return len(self._waiting)
 
-    def take(self, cancelled: threading.Event) -> bool:
-        """Wait for a place; False when the operation was cancelled meanwhile."""
-        ticket = object()
+    def take(self, cancelled: threading.Event, patience_s: float = math.inf) -> bool:
+        """Wait for a place; False when the operation was cancelled meanwhile.
+
+        :class:`WorkerFailed` when none was free in ``patience_s``.
+        """
+        ticket, deadline = object(), time.monotonic() + patience_s
         with self._changed:
             self._waiting.append(ticket)
             try:
                 while self._running >= self.limit or self._waiting[0] is not ticket:
                     if cancelled.is_set():
                         return False
+                    if time.monotonic() >= deadline:
+                        raise WorkerFailed(self._too_long(self._waiting.index(ticket), patience_s))
                     self._changed.wait(0.5)
                 self._running += 1
                 return True
             finally:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
+
+    def _too_long(self, waiting: int, patience_s: float) -> str:
+        return (
+            f"The compute host is busy: after {patience_s:.0f} s, {self._running} operations run and {waiting} wait "
+            f"before this one. Try again later; [cloudlet] max_workers there is {self.limit}."
+        )
 
     def give_back(self) -> None:
         """A worker has ended."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,17 +87,6 @@ def test_a_synthesis_that_cannot_be_begun_has_failed(compute: Compute) -> None:
     assert shown["state"] == "failed"
     assert str(caught.value) in shown["error"]
     assert not compute.manager._runner._tasks
-
-
-def test_a_cancelled_wait_builds_no_server(compute: Compute) -> None:
-    server = compute.server(vm_state="building", task_state="spawning", system_metadata=OF_BASE)
-    runner = compute.manager._runner
-    for _ in range(runner.slots.limit):
-        assert runner.slots.take(threading.Event())
-    runner.in_background(lambda: (wait_until(lambda: runner.slots.queued), runner.cancel(server.uuid)), "cancel")
-    with pytest.raises(exception.BuildAbortException, match="was cancelled"):
-        compute.manager.synthesiser.start(compute.context, "<domain/>", server, lambda xml: None, pause=False)
-    assert compute.shown(server.uuid)["state"] == "cancelled"
 
 
 def test_what_happens_is_known_without_room(tmp_path: Path, room: Rooms) -> None:

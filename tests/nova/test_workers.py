@@ -256,3 +256,21 @@ def test_who_is_cancelled_waits_no_more() -> None:
     thread.join(5)
     assert answers == [False]
     assert (slots.running, slots.queued) == (1, 0)
+
+
+def test_who_waits_too_long_is_told_how_many_are_before() -> None:
+    slots, never = Slots(2), threading.Event()
+    assert slots.take(never)
+    assert slots.take(never)
+    patient = threading.Thread(target=lambda: slots.take(never))
+    patient.start()
+    while not slots.queued:
+        time.sleep(0.01)
+    with pytest.raises(WorkerFailed, match="after 1 s, 2 operations run and 1 wait before this one"):
+        slots.take(never, 1.0)
+    assert slots.queued == 1
+    slots.give_back()
+    patient.join(5)
+    assert (slots.running, slots.queued) == (2, 0)
+    slots.give_back()
+    assert slots.take(never, 0.0), "a place that is free is not waited for"

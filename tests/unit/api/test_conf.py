@@ -29,6 +29,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert cloudlet.overlay_sources == ["glance:", "https:"]
     assert cloudlet.allowed_networks == []
     assert cloudlet.max_workers == 2
+    assert cloudlet.queue_timeout == 1800
     assert cloudlet.placement == "auto"
     assert cloudlet.worker_command == [sys.executable, "-m", "cloudlet_ext.cmd.worker"]
     assert cloudlet.state_path == "/var/lib/nova/cloudlet"
