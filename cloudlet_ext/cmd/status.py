@@ -21,7 +21,7 @@ from oslo_upgradecheck import upgradecheck
 from oslo_upgradecheck.upgradecheck import Code, Result
 
 from cloudlet_ext import conf as cloudlet_conf
-from cloudlet_ext.cmd import driver_link
+from cloudlet_ext.cmd import driver_link, service_host
 from cloudlet_ext.cmd.driver_link import LinkError, NovaMissing, user_name
 from cloudlet_ext.cmd.paste_file import PasteError, PasteFile
 
@@ -137,6 +137,10 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
             return Result(Code.SUCCESS, "Not needed here.")
         return self._judge_folder(self._sockets, "sockets are in")
 
+    def check_restart(self) -> Result:
+        """What ends with nova-compute."""
+        return service_host.judge_restart(self._proc)
+
     _upgrade_checks: ClassVar[tuple[tuple[str, Callable[[Checks], Result]], ...]] = (
         ("Compute driver", check_compute_driver),
         ("Driver link", check_driver_link),
@@ -144,6 +148,7 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
         ("QEMU and libvirt", check_hypervisor),
         ("State path", check_state_path),
         ("Socket folder", check_socket_folder),
+        ("Restart", check_restart),
     )
 
     def _judge_folder(self, path: Path, what: str) -> Result:
