@@ -224,6 +224,15 @@ class ServerUnmovable(Conflict):
     )
 
 
+class ServerNotEnded(Conflict):
+    """Its host cannot do what should follow the capture."""
+
+    msg_fmt = (
+        "The compute host of server %(id)s is not set up to %(how)s servers after a capture. Leave on-finish out, and "
+        "%(how)s the server when the overlay is complete, or ask your operator to set [service_user] there."
+    )
+
+
 class ServerHasNoBase(Conflict):
     """The server was not started from a base."""
 

@@ -109,6 +109,20 @@ WORK = [
     ),
 ]
 
+COMPUTE_API = [
+    cfg.StrOpt(
+        "compute_region_name",
+        help="Region of this cloud's compute API, which compute hosts ask to stop or delete a server after its overlay "
+        "was made; that of [placement] where it is not set.",
+    ),
+    cfg.ListOpt(
+        "compute_interfaces",
+        default=["internal", "public"],
+        item_type=types.String(choices=["internal", "public", "admin"]),
+        help="Interfaces of that compute API's endpoint in the catalogue, the most wanted first.",
+    ),
+]
+
 SOURCES = [
     cfg.ListOpt(
         "overlay_sources",
@@ -141,7 +155,7 @@ SOURCES = [
     ),
 ]
 
-OPTS = [*STORAGE, *WORK, *SOURCES]
+OPTS = [*STORAGE, *WORK, *COMPUTE_API, *SOURCES]
 
 
 def register(conf: Any) -> None:

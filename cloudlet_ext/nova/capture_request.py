@@ -27,6 +27,7 @@ from cloudlet_ext.nova.call import Services
 
 LOG = logging.getLogger(__name__)
 
+RESUME = "resume"
 _EVENT = "cloudlet_api_request"
 _STATES = (vm_states.ACTIVE, vm_states.PAUSED)
 
@@ -41,18 +42,19 @@ class Capture:
     action: str
     task_state: str
 
-    def check(self, locked_allowed: bool = True) -> None:
-        """Whether the server can be captured as it is.
+    def check(self, on_finish: str = RESUME) -> None:
+        """Whether the server can be captured as it is, and then be left as ``on_finish`` says.
 
         :class:`errors.ServerWrongState`, :class:`errors.ServerLocked`, :class:`errors.ServerNotLocal`,
-        :class:`errors.ServerUnmovable`, :class:`errors.HostDown`, :class:`errors.HostSilent`.
+        :class:`errors.ServerUnmovable`, :class:`errors.HostDown`, :class:`errors.HostSilent`,
+        :class:`errors.ServerNotEnded`.
         """
         server = self.server
         if server.task_state is not None:
             raise self._wrong_state("task_state", server.task_state, "none")
         if server.vm_state not in _STATES or not server.launched_at:
             raise self._wrong_state("vm_state", server.vm_state, " or ".join(_STATES))
-        if server.locked and not locked_allowed and not self.context.is_admin:
+        if server.locked and on_finish != RESUME and not self.context.is_admin:
             raise errors.ServerLocked(id=server.uuid)
         _check_disks(self.context, server)
         unmoved = unmovable.of_server(server)
@@ -62,7 +64,9 @@ class Capture:
         if not hosts.is_up(self.context, server.host):
             raise errors.HostDown(what=what)
         # A host without our driver would never take the cast, and the server would stay busy for good.
-        hosts.ask(what, lambda: self.services.rpc.describe(self.context, server.host))
+        host = hosts.ask(what, lambda: self.services.rpc.describe(self.context, server.host))
+        if on_finish != RESUME and not host.get("ends_servers", True):
+            raise errors.ServerNotEnded(id=server.uuid, how=on_finish)
 
     def begin(self, images: Sequence[Mapping[str, Any]], cast: Callable[[], None]) -> list[Image]:
         """Make the images, take the server, tell the host. What was made is answered.

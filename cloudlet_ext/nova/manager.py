@@ -13,7 +13,17 @@ from nova import exception, objects, rpc
 from nova.objects import base as objects_base
 from oslo_log import log as logging
 
-from cloudlet_ext.nova import held_bases, jobs, leftovers, rpcapi, server_record, synthesiser, task_states, workers
+from cloudlet_ext.nova import (
+    held_bases,
+    jobs,
+    leftovers,
+    rpcapi,
+    server_end,
+    server_record,
+    synthesiser,
+    task_states,
+    workers,
+)
 from cloudlet_ext.nova.captures import Captures
 from cloudlet_ext.nova.claims import Claims
 from cloudlet_ext.nova.operations import FAILED, Operation
@@ -112,6 +122,7 @@ class CloudletManager:
             "version": VERSION,
             "bases": self._cached(),
             "workers": {"running": slots.running, "queued": slots.queued, "limit": slots.limit},
+            "ends_servers": server_end.is_configured(),
         }
 
     # What the scheduler is told

@@ -92,7 +92,10 @@ class CloudletAPI:
         return found
 
     def describe(self, ctxt: Any, host: str) -> dict[str, Any]:
-        """``{"version", "bases": [base_id], "workers": {"running", "queued", "limit"}}``."""
+        """``{"version", "bases": [base_id], "workers": {"running", "queued", "limit"}, "ends_servers": bool}``.
+
+        ``ends_servers``: whether it can stop or delete a server after a capture; older hosts do not tell.
+        """
         found: dict[str, Any] = self._to(ctxt, host, "1.0").call(ctxt, "describe")
         return found
 

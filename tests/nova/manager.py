@@ -46,6 +46,7 @@ class Manager:
         self.changed = threading.Condition()
         self.operations: dict[str, dict[str, Any]] = {}
         self.casts: list[tuple[str, Any, dict[str, Any]]] = []
+        self.abilities: dict[str, bool] = {}
 
     def add(self, operation_id: str, **facts: Any) -> str:
         self.operations[operation_id] = operation(operation_id, host=self.host, **facts)
@@ -95,4 +96,5 @@ class Manager:
         return found
 
     def describe(self, ctxt: Any) -> dict[str, Any]:
-        return {"version": "1.0", "bases": [], "workers": {"running": 0, "queued": 0, "limit": 2}}
+        workers = {"running": 0, "queued": 0, "limit": 2}
+        return {"version": "1.0", "bases": [], "workers": workers, **self.abilities}

@@ -152,6 +152,22 @@ def test_overlay(cloud: Cloud, on_finish: str) -> None:
     assert {name: image.get(name) for name in expected} == expected
 
 
+@pytest.mark.parametrize("on_finish", ["stop", "delete"])
+def test_a_host_that_cannot_end_servers(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, on_finish: str) -> None:
+    manager = cloud.managers["compute1"]
+    monkeypatch.setattr(manager, "abilities", {"ends_servers": False})
+    server = cloud.server(system_metadata=OF_BASE)
+    refused = overlay(cloud, server, **{"on-finish": on_finish})
+    assert refused.status_int == 409
+    assert f"not set up to {on_finish} servers" in message(refused)
+    assert cloud.again(server).task_state is None
+    assert overlay(cloud, server).status_int == 202
+    assert manager.wait_for_cast("create_overlay")[1]["on_finish"] == "resume"
+    monkeypatch.setattr(manager, "abilities", {"ends_servers": True})
+    assert overlay(cloud, cloud.server(system_metadata=OF_BASE), **{"on-finish": on_finish}).status_int == 202
+    assert manager.wait_for_cast("create_overlay")[1]["on_finish"] == on_finish
+
+
 def test_the_body_of_old_resumes(cloud: Cloud) -> None:
     overlay(cloud, cloud.server(system_metadata=OF_BASE))
     _, arguments = cloud.managers["compute1"].wait_for_cast("create_overlay")
