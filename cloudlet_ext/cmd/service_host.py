@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs a service of Nova's on this host, and what becomes of its workers when it is restarted."""
+"""What Nova's services on this host do with what the extension adds to them: workers, and task states."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from oslo_upgradecheck.upgradecheck import Code, Result
 
@@ -28,6 +29,19 @@ def judge_restart(proc: Path) -> Result:
         if unit.endswith(".service"):
             return _judge_unit(unit)
     return Result(Code.SUCCESS)
+
+
+def judge_notifications(conf: Any, proc: Path) -> Result:
+    """Whether nova-conductor, which never loads the extension, would have to send what it refuses."""
+    if not any(_is(folder, "nova-conductor") for folder in proc.glob("[0-9]*")):
+        return Result(Code.SUCCESS, "No nova-conductor here.")
+    wanted = conf.notifications
+    is_sent = any(driver != "noop" for driver in conf.oslo_messaging_notifications.driver)
+    if not is_sent or wanted.notification_format == "unversioned" or not wanted.notify_on_state_change:
+        return Result(Code.SUCCESS)
+    told = "[notifications] asks for versioned instance.update notifications, and nova-conductor cannot send those of"
+    told = f"{told} servers with a task state cloudlet_...: each leaves a traceback in its log"
+    return Result(Code.WARNING, f"{told}. Who needs them listens to unversioned ones (notification_format = both).")
 
 
 def _judge_unit(unit: str) -> Result:

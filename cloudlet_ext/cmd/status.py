@@ -141,6 +141,10 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
         """What ends with nova-compute."""
         return service_host.judge_restart(self._proc)
 
+    def check_notifications(self) -> Result:
+        """What nova-conductor cannot send."""
+        return service_host.judge_notifications(self._conf, self._proc)
+
     _upgrade_checks: ClassVar[tuple[tuple[str, Callable[[Checks], Result]], ...]] = (
         ("Compute driver", check_compute_driver),
         ("Driver link", check_driver_link),
@@ -149,6 +153,7 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
         ("State path", check_state_path),
         ("Socket folder", check_socket_folder),
         ("Restart", check_restart),
+        ("Notifications", check_notifications),
     )
 
     def _judge_folder(self, path: Path, what: str) -> Result:
@@ -231,6 +236,12 @@ def configuration() -> cfg.ConfigOpts:
     conf.register_opts([cfg.StrOpt("compute_driver"), cfg.StrOpt("state_path", default=state_path)])
     conf.register_opt(cfg.StrOpt("api_paste_config", default="api-paste.ini", deprecated_group="DEFAULT"), group="wsgi")
     conf.register_opt(cfg.StrOpt("connection_uri", default=""), group="libvirt")
+    notifications = [
+        cfg.StrOpt("notification_format", default="unversioned", deprecated_group="DEFAULT"),
+        cfg.StrOpt("notify_on_state_change", deprecated_group="DEFAULT"),
+    ]
+    conf.register_opts(notifications, group="notifications")
+    conf.register_opt(cfg.MultiStrOpt("driver", default=[]), group="oslo_messaging_notifications")
     return conf
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a restart of nova-compute ends, told from /proc and systemd."""
+"""What a restart of nova-compute ends, and what nova-conductor cannot send: told from /proc, systemd and nova.conf."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from oslo_upgradecheck.upgradecheck import Code
 
-from cloudlet_ext.cmd.service_host import judge_restart
+from cloudlet_ext.cmd.service_host import judge_notifications, judge_restart
+from cloudlet_ext.cmd.status import configuration
 
 SYSTEMCTL = """\
 #!/bin/sh
@@ -113,3 +114,30 @@ def test_no_nova_compute(proc: Proc) -> None:
     proc.run(77, "/usr/bin/vi", "nova-compute.log", group=UNIT)
     (proc.path / "78").mkdir()
     assert judge_restart(proc.path).code == Code.SUCCESS
+
+
+CONDUCTOR = ("/usr/bin/python3", "/usr/bin/nova-conductor")
+UPDATES = "[notifications]\nnotification_format = {}\nnotify_on_state_change = {}\n"
+MESSAGING = "[oslo_messaging_notifications]\ndriver = messagingv2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", Code.SUCCESS),
+        (MESSAGING + UPDATES.format("unversioned", "vm_and_task_state"), Code.SUCCESS),
+        (MESSAGING + "[notifications]\nnotification_format = both\n", Code.SUCCESS),
+        (UPDATES.format("both", "vm_state"), Code.SUCCESS),
+        ("[oslo_messaging_notifications]\ndriver = noop\n" + UPDATES.format("both", "vm_state"), Code.SUCCESS),
+        (MESSAGING + UPDATES.format("both", "vm_and_task_state"), Code.WARNING),
+        (MESSAGING + UPDATES.format("versioned", "vm_state"), Code.WARNING),
+        (f"[DEFAULT]\nnotify_on_state_change = vm_state\nnotification_format = both\n{MESSAGING}", Code.WARNING),
+    ],
+)
+def test_versioned_notifications(proc: Proc, tmp_path: Path, text: str, code: Code) -> None:
+    (tmp_path / "nova.conf").write_text(text)
+    conf = configuration()
+    conf(["--config-file", str(tmp_path / "nova.conf")], project="nova")
+    assert judge_notifications(conf, proc.path).code == Code.SUCCESS, "that of another host may be set otherwise"
+    proc.run(78, *CONDUCTOR)
+    assert judge_notifications(conf, proc.path).code == code
