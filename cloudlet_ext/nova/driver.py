@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nova import conf as nova_conf
+from nova import exception
 from nova.virt.libvirt import driver
 from nova.virt.libvirt import guest as libvirt_guest
 
@@ -57,10 +58,19 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
 
     def spawn(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> None:
         """As Nova's. A server that was evacuated keeps its disk where hosts share them: it is booted from that."""
-        if Path(jobs.disk_path(instance)).exists():
+        disk = Path(jobs.disk_path(instance))
+        has_disk = disk.exists()
+        if has_disk and synthesiser.is_built(instance) and synthesiser.is_wanted(instance):
+            reason = f"{disk} is left of an earlier attempt to build the server. Delete the server, and create it again."
+            raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=reason)
+        if has_disk:
             self._with_old_disk.add(instance.uuid)
         try:
             super().spawn(context, instance, *args, **kwargs)
+        except Exception as failure:
+            if self.manager is not None and not has_disk and synthesiser.has_begun(instance):
+                self.manager.synthesiser.abandon(instance, failure)
+            raise
         finally:
             self._with_old_disk.discard(instance.uuid)
 

@@ -32,10 +32,16 @@ _TYPE, _BASE_ID, _MEMORY_IMAGE = "image_cloudlet_type", "image_cloudlet_base_id"
 _OVERLAY = "overlay_url"
 _EARLY = "early"
 _WAY_OUT = "Delete the server, or rebuild it to have it synthesised again."
+_KEPT = (exception.BuildAbortException, exception.InstanceNotFound, exception.UnexpectedDeletingTaskStateError)
 _SETTLE_TIMEOUT_S = 3600.0
 _ACTIVE_TIMEOUT_S = 60.0
 
 CreateDomain = Callable[[str], libvirt_guest.Guest]
+
+
+def is_built(instance: Any) -> bool:
+    """Whether the server is being built: it never ran, on this host or on another that was tried before."""
+    return bool(instance.vm_state == vm_states.BUILDING and instance.task_state == nova_task_states.SPAWNING)
 
 
 def is_wanted(instance: Any) -> bool:
@@ -43,10 +49,12 @@ def is_wanted(instance: Any) -> bool:
     metadata = instance.system_metadata
     if metadata.get(_TYPE) != "base" or _BASE_ID not in metadata:
         return False
-    if instance.task_state == nova_task_states.REBUILD_SPAWNING:
-        return True
-    is_built = instance.vm_state == vm_states.BUILDING and instance.task_state == nova_task_states.SPAWNING
-    return is_built and marks.STARTED not in metadata
+    return is_built(instance) or bool(instance.task_state == nova_task_states.REBUILD_SPAWNING)
+
+
+def has_begun(instance: Any) -> bool:
+    """Whether a server that is being built or rebuilt has taken up its captured state."""
+    return is_wanted(instance) and marks.STARTED in instance.system_metadata
 
 
 def require_whole(instance: Any) -> None:
@@ -68,6 +76,19 @@ def base_of(instance: Any) -> str | None:
     return metadata.get(_BASE_ID) if marks.STARTED in metadata else None
 
 
+def _reason(failure: BaseException) -> str:
+    if isinstance(failure, WorkerFailed):
+        return str(failure)
+    return f"The server could not be started: {type(failure).__name__}: {failure}"
+
+
+def _abort(instance: Any, failure: Exception) -> Exception:
+    """What to raise, so that Nova does not build the server on another host: what its user asked for has failed."""
+    if isinstance(failure, _KEPT):
+        return failure
+    return exception.BuildAbortException(instance_uuid=instance.uuid, reason=_reason(failure))
+
+
 class Synthesiser:
     """Takes up captured states on this host."""
 
@@ -80,6 +101,10 @@ class Synthesiser:
         BuildAbortException with the reason; nothing of the operation is left then.
         """
         overlay = instance.metadata.get(_OVERLAY)
+        marks.clear(instance)
+        if overlay:
+            # Until it has arrived the disk is the base's: when this fails, nobody is to boot from that.
+            instance.system_metadata[marks.ARRIVING] = "True"
         kind = "synthesis" if overlay else "base-resume"
         task = self._runner.task(context, kind, instance.uuid, instance=instance)
         try:
@@ -87,7 +112,7 @@ class Synthesiser:
             worker = task.begin(lambda: self._job(context, task, xml, instance, overlay), CONF.cloudlet.queue_timeout)
         except WorkerFailed as failure:
             task.ended(str(failure))
-            raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=str(failure)) from failure
+            raise _abort(instance, failure) from failure
         except BaseException as failure:
             # Nothing was begun: another host may do better.
             task.ended(f"It could not be begun on this host: {type(failure).__name__}: {failure}")
@@ -95,15 +120,24 @@ class Synthesiser:
         try:
             guest = self._take_up(task, worker, instance, create, pause=pause)
         except BaseException as failure:
-            reason = self._reason(failure)
+            instance.system_metadata.pop(marks.STARTED, None)
             self.power_off(instance.uuid)
             task.dismiss()
-            task.ended(reason)
-            if isinstance(failure, WorkerFailed | libvirt.libvirtError):
-                raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=reason) from failure
+            task.ended(_reason(failure))
+            if isinstance(failure, Exception):
+                raise _abort(instance, failure) from failure
             raise
         self._runner.in_background(lambda: self._follow(task, instance.uuid), f"cloudlet-{instance.uuid[:8]}")
         return guest
+
+    def abandon(self, instance: Any, failure: Exception) -> None:
+        """End what was begun for a server that Nova could not build to its end, and raise what aborts the build."""
+        if isinstance(failure, _KEPT):
+            return
+        self._runner.cancel_all_of(instance.uuid, _reason(failure))
+        self.power_off(instance.uuid)
+        instance.system_metadata.pop(marks.STARTED, None)
+        raise _abort(instance, failure) from failure
 
     def _job(self, context: Any, task: Task, xml: str, instance: Any, overlay: str | None) -> dict[str, Any]:
         metadata = instance.system_metadata
@@ -123,15 +157,15 @@ class Synthesiser:
         self, task: Task, worker: Worker, instance: Any, create: CreateDomain, *, pause: bool
     ) -> libvirt_guest.Guest:
         timeout_s = CONF.cloudlet.operation_timeout
+        instance.save()
         ready = worker.wait({"ready"}, timeout_s)
         task.end_guest = lambda: self.power_off(instance.uuid)
         guest = create(ready["xml"])
         worker.control("started")
         worker.wait({"running"}, timeout_s)
         instance.system_metadata[marks.STARTED] = ready["placement"]
-        instance.system_metadata.pop(marks.ARRIVING, None)
-        if ready["placement"] == _EARLY:
-            instance.system_metadata[marks.ARRIVING] = "True"
+        if ready["placement"] != _EARLY:
+            instance.system_metadata.pop(marks.ARRIVING, None)
         instance.save()
         if not pause:
             guest.resume()
@@ -167,8 +201,3 @@ class Synthesiser:
         """End the domain, if there is one."""
         with contextlib.suppress(libvirt.libvirtError):
             self._driver._host.get_connection().lookupByUUIDString(server_id).destroy()
-
-    def _reason(self, failure: BaseException) -> str:
-        if isinstance(failure, WorkerFailed):
-            return str(failure)
-        return f"The domain could not be started: {failure}"
