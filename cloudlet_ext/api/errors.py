@@ -210,7 +210,7 @@ class ServerNotLocal(Conflict):
     """A disk of the server is not an ordinary local one."""
 
     msg_fmt = (
-        "Server %(id)s has %(what)s. Only servers whose one disk is a local disk of the compute host can be captured: "
+        "Server %(id)s has %(what)s. Only servers whose one disk is a local file of the compute host can be captured: "
         "use a server that was started from an image, without volumes, ephemeral disks or swap."
     )
 

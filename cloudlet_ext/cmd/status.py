@@ -108,6 +108,17 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
         told = f"In {found} the filter cloudlet is missing: {', '.join(missing)}."
         return Result(Code.FAILURE, f'{told} Put it in with "cloudlet-manage paste enable {found}".')
 
+    def check_root_disks(self) -> Result:
+        """What Nova makes root disks of: a base's or overlay's disk is a layer of a qcow2 file."""
+        if not self._is_compute():
+            return Result(Code.SUCCESS, "Not needed here.")
+        found = self._conf.libvirt.images_type
+        if found == "qcow2" or (found == "default" and self._conf.use_cow_images):
+            return Result(Code.SUCCESS, "qcow2 files")
+        told = f"[libvirt] images_type is {found}" if found != "default" else "use_cow_images is False"
+        needed = "No server of this host can be resumed, synthesised or captured: they need qcow2 files"
+        return Result(Code.FAILURE, f"{told}. {needed} (images_type = qcow2). Other servers are as ever.")
+
     def check_hypervisor(self) -> Result:
         """Versions of libvirt and QEMU, as libvirt tells them."""
         if not self._is_compute():
@@ -150,6 +161,7 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
         ("Driver link", check_driver_link),
         ("Filter in api-paste.ini", check_paste_filter),
         ("QEMU and libvirt", check_hypervisor),
+        ("Root disks", check_root_disks),
         ("State path", check_state_path),
         ("Socket folder", check_socket_folder),
         ("Restart", check_restart),
@@ -235,7 +247,10 @@ def configuration() -> cfg.ConfigOpts:
         state_path = "/var/lib/nova"
     conf.register_opts([cfg.StrOpt("compute_driver"), cfg.StrOpt("state_path", default=state_path)])
     conf.register_opt(cfg.StrOpt("api_paste_config", default="api-paste.ini", deprecated_group="DEFAULT"), group="wsgi")
-    conf.register_opt(cfg.StrOpt("connection_uri", default=""), group="libvirt")
+    conf.register_opt(cfg.BoolOpt("use_cow_images", default=True))
+    conf.register_opts(
+        [cfg.StrOpt("connection_uri", default=""), cfg.StrOpt("images_type", default="default")], group="libvirt"
+    )
     notifications = [
         cfg.StrOpt("notification_format", default="unversioned", deprecated_group="DEFAULT"),
         cfg.StrOpt("notify_on_state_change", deprecated_group="DEFAULT"),

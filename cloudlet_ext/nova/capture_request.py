@@ -29,6 +29,7 @@ LOG = logging.getLogger(__name__)
 
 RESUME = "resume"
 _EVENT = "cloudlet_api_request"
+_DISKS = "qcow2"
 _STATES = (vm_states.ACTIVE, vm_states.PAUSED)
 
 
@@ -64,9 +65,12 @@ class Capture:
         if not hosts.is_up(self.context, server.host):
             raise errors.HostDown(what=what)
         # A host without our driver would never take the cast, and the server would stay busy for good.
-        host = hosts.ask(what, lambda: self.services.rpc.describe(self.context, server.host))
-        if on_finish != RESUME and not host.get("ends_servers", True):
+        told = hosts.ask(what, lambda: self.services.rpc.describe(self.context, server.host))
+        if on_finish != RESUME and not told.get("ends_servers", True):
             raise errors.ServerNotEnded(id=server.uuid, how=on_finish)
+        if told.get("images_type", _DISKS) != _DISKS:
+            found = f"its root disk in no {_DISKS} file ([libvirt] images_type of its host is {told['images_type']})"
+            raise errors.ServerNotLocal(id=server.uuid, what=found)
 
     def begin(self, images: Sequence[Mapping[str, Any]], cast: Callable[[], None]) -> list[Image]:
         """Make the images, take the server, tell the host. What was made is answered.

@@ -58,10 +58,9 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
 
     def spawn(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> None:
         """As Nova's. A server that was evacuated keeps its disk where hosts share them: it is booted from that."""
-        disk = Path(jobs.disk_path(instance))
-        has_disk = disk.exists()
+        has_disk = self._has_disk(instance)
         if has_disk and synthesiser.is_built(instance) and synthesiser.is_wanted(instance):
-            reason = f"{disk} is left of an earlier attempt to build the server. Delete the server, and create it again."
+            reason = "A disk is left of an earlier attempt to build the server. Delete the server, and make a new one."
             raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=reason)
         if has_disk:
             self._with_old_disk.add(instance.uuid)
@@ -73,6 +72,13 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
             raise
         finally:
             self._with_old_disk.discard(instance.uuid)
+
+    def _has_disk(self, instance: Any) -> bool:
+        """Whether the server's disk is there before Nova makes one."""
+        if self.image_backend.backend().is_file_in_instance_path():
+            return Path(jobs.disk_path(instance)).exists()
+        # What keeps it elsewhere has to be asked, which takes its time.
+        return synthesiser.is_wanted(instance) and bool(self.image_backend.by_name(instance, "disk").exists())
 
     def destroy(
         self,

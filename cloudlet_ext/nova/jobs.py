@@ -81,6 +81,13 @@ def _service_token() -> str | None:
     return token
 
 
+def images_type() -> str:
+    """As what this host keeps root disks: ``qcow2`` where its servers can be captured and synthesised."""
+    if CONF.libvirt.images_type != "default":
+        return str(CONF.libvirt.images_type)
+    return "qcow2" if CONF.use_cow_images else "raw"
+
+
 def disk_path(instance: Any) -> str:
     """The image file of a server's own disk."""
     return str(Path(libvirt_utils.get_instance_path(instance)) / "disk")

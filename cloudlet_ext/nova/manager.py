@@ -121,6 +121,7 @@ class CloudletManager:
         return {
             "version": VERSION,
             "bases": self._cached(),
+            "images_type": jobs.images_type(),
             "workers": {"running": slots.running, "queued": slots.queued, "limit": slots.limit},
             "ends_servers": server_end.is_configured(),
         }

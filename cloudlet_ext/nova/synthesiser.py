@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -21,6 +22,7 @@ from nova.virt.libvirt import guest as libvirt_guest
 from oslo_log import log as logging
 
 from cloudlet_ext.hypervisor import domain_xml
+from cloudlet_ext.hypervisor.errors import BadMachine
 from cloudlet_ext.nova import jobs, marks, server_record, task_states
 from cloudlet_ext.nova.runner import Runner, Task
 from cloudlet_ext.nova.workers import Worker, WorkerFailed
@@ -32,6 +34,7 @@ _TYPE, _BASE_ID, _MEMORY_IMAGE = "image_cloudlet_type", "image_cloudlet_base_id"
 _OVERLAY = "overlay_url"
 _EARLY = "early"
 _WAY_OUT = "Delete the server, or rebuild it to have it synthesised again."
+_ROOT_DISK = "Compute hosts need [libvirt] images_type qcow2 for that, and the server an image, not a volume."
 _KEPT = (exception.BuildAbortException, exception.InstanceNotFound, exception.UnexpectedDeletingTaskStateError)
 _SETTLE_TIMEOUT_S = 3600.0
 _ACTIVE_TIMEOUT_S = 60.0
@@ -45,9 +48,13 @@ def is_built(instance: Any) -> bool:
 
 
 def is_wanted(instance: Any) -> bool:
-    """Whether this start of a server's domain, with a new disk, is the one that takes up a captured state."""
+    """Whether this start of a server's domain, with a new disk, is the one that takes up a captured state.
+
+    A volume tells of the image that it was made of, too, but may have been written to since: a server that has its
+    root disk there has no image, and boots.
+    """
     metadata = instance.system_metadata
-    if metadata.get(_TYPE) != "base" or _BASE_ID not in metadata:
+    if metadata.get(_TYPE) != "base" or _BASE_ID not in metadata or not instance.image_ref:
         return False
     return is_built(instance) or bool(instance.task_state == nova_task_states.REBUILD_SPAWNING)
 
@@ -84,9 +91,19 @@ def _reason(failure: BaseException) -> str:
 
 def _abort(instance: Any, failure: Exception) -> Exception:
     """What to raise, so that Nova does not build the server on another host: what its user asked for has failed."""
-    if isinstance(failure, _KEPT):
-        return failure
-    return exception.BuildAbortException(instance_uuid=instance.uuid, reason=_reason(failure))
+    raised: Exception = failure
+    if not isinstance(failure, _KEPT):
+        raised = exception.BuildAbortException(instance_uuid=instance.uuid, reason=_reason(failure))
+    return raised
+
+
+def _disk(instance: Any, xml: str) -> Path:
+    """The file of a server's root disk; BuildAbortException where it is none that a layer can be put into."""
+    try:
+        return domain_xml.disk_path(xml)
+    except BadMachine as failure:
+        reason = f"A server of a base needs a qcow2 file as its root disk: {failure} {_ROOT_DISK}"
+        raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=reason) from failure
 
 
 class Synthesiser:
@@ -105,11 +122,12 @@ class Synthesiser:
         if overlay:
             # Until it has arrived the disk is the base's: when this fails, nobody is to boot from that.
             instance.system_metadata[marks.ARRIVING] = "True"
+        disk = _disk(instance, xml)
         kind = "synthesis" if overlay else "base-resume"
         task = self._runner.task(context, kind, instance.uuid, instance=instance)
         try:
             # Nova builds so many servers at once, and one that waits is one of them.
-            worker = task.begin(lambda: self._job(context, task, xml, instance, overlay), CONF.cloudlet.queue_timeout)
+            worker = task.begin(lambda: self._job(context, task, xml, disk, instance, overlay), CONF.cloudlet.queue_timeout)
         except WorkerFailed as failure:
             task.ended(str(failure))
             raise _abort(instance, failure) from failure
@@ -139,13 +157,15 @@ class Synthesiser:
         instance.system_metadata.pop(marks.STARTED, None)
         raise _abort(instance, failure) from failure
 
-    def _job(self, context: Any, task: Task, xml: str, instance: Any, overlay: str | None) -> dict[str, Any]:
+    def _job(
+        self, context: Any, task: Task, xml: str, disk: Path, instance: Any, overlay: str | None
+    ) -> dict[str, Any]:
         metadata = instance.system_metadata
         return {
             **jobs.common(context, task.operation, self._in_use()),
             "server": instance.uuid,
             "xml": xml,
-            "disk": jobs.disk_path(instance),
+            "disk": str(disk),
             "macs": [domain_xml.mac_of(card) for card in domain_xml.interfaces(xml)],
             "base_id": metadata[_BASE_ID],
             "base_image": instance.image_ref,

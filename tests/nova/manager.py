@@ -43,6 +43,7 @@ class Manager:
 
     def __init__(self, host: str) -> None:
         self.host = host
+        self.images_type = "qcow2"
         self.changed = threading.Condition()
         self.operations: dict[str, dict[str, Any]] = {}
         self.casts: list[tuple[str, Any, dict[str, Any]]] = []
@@ -97,4 +98,5 @@ class Manager:
 
     def describe(self, ctxt: Any) -> dict[str, Any]:
         workers = {"running": 0, "queued": 0, "limit": 2}
-        return {"version": "1.0", "bases": [], "workers": workers, **self.abilities}
+        told = {"version": "1.0", "bases": [], "images_type": self.images_type, "workers": workers}
+        return {**told, **self.abilities}

@@ -279,6 +279,15 @@ def test_servers_whose_state_stays_on_their_host(cloud: Cloud) -> None:
     assert cloud.glance.names(ADMIN) == before
 
 
+def test_root_disks_that_are_no_files(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud.managers["compute1"], "images_type", "rbd")
+    server = cloud.server(system_metadata=OF_BASE)
+    for answer in (base(cloud, server), overlay(cloud, server)):
+        assert answer.status_int == 409, answer.text
+        assert "images_type of its host is rbd" in message(answer)
+    assert cloud.again(server).task_state is None
+
+
 def test_an_overlay_needs_a_server_of_a_base(cloud: Cloud) -> None:
     answer = overlay(cloud, cloud.server())
     assert answer.status_int == 409

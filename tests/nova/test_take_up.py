@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from nova import exception
+from nova.conf import CONF
 
 from cloudlet_ext.nova import jobs, marks
 from tests.nova.cloud import Cloud
@@ -41,6 +42,33 @@ class SaveFails:
         if self._good < 0:
             raise ConnectionError("no database")
         self._save(*args, **kwargs)
+
+
+class Remote:
+    """Nova's way to disks that are no files of the host: ``there`` tells whether a server's is."""
+
+    def __init__(self, there: bool) -> None:
+        self._there = there
+
+    def backend(self) -> Remote:
+        return self
+
+    def is_file_in_instance_path(self) -> bool:
+        return False
+
+    def by_name(self, instance: Any, name: str) -> Remote:
+        assert name == "disk"
+        return self
+
+    def exists(self) -> bool:
+        return self._there
+
+
+def in_ceph(virt_host: VirtHost, server: Any) -> str:
+    """The description of a server's domain with its root disk in Ceph."""
+    local = f"<source file='{jobs.disk_path(server)}'/>"
+    xml = virt_host.xml(server).replace("type='file' device='disk'", "type='network' device='disk'")
+    return xml.replace("type='qcow2'", "type='raw'").replace(local, "<source protocol='rbd' name='vms/disk'/>")
 
 
 @pytest.mark.parametrize("metadata", [{}, OVERLAY])
@@ -147,3 +175,43 @@ def test_an_evacuated_server_is_booted_from_its_own_disk(virt_host: VirtHost) ->
     virt_host.spawn(server)
     assert virt_host.operation(server) is None
     assert virt_host.libvirt.runs(server)
+
+
+@pytest.mark.parametrize("metadata", [{}, OVERLAY])
+def test_a_root_disk_that_is_no_qcow2_file(virt_host: VirtHost, metadata: dict[str, str]) -> None:
+    virt_host.driver.image_backend = Remote(False)
+    server = virt_host.server(metadata=metadata)
+    with pytest.raises(exception.BuildAbortException, match="images_type qcow2"):
+        virt_host.spawn(server, in_ceph(virt_host, server))
+    assert not virt_host.libvirt.runs(server)
+
+
+def test_a_server_in_ceph_is_evacuated(virt_host: VirtHost) -> None:
+    """Its disk is where it was, and has gone on since its memory was captured."""
+    virt_host.driver.image_backend = Remote(True)
+    server = virt_host.server(**REBUILDING, system_metadata={**OF_BASE, marks.STARTED: "mapped"})
+    virt_host.spawn(server, in_ceph(virt_host, server))
+    assert virt_host.operation(server) is None
+    assert virt_host.libvirt.runs(server)
+
+
+@pytest.mark.parametrize("facts", [{}, REBUILDING])
+def test_a_server_with_its_root_disk_on_a_volume(virt_host: VirtHost, facts: dict[str, str]) -> None:
+    """The volume tells of the base that it was made of; what was written to it since, nobody knows."""
+    server = virt_host.server(**facts, image_ref="", volumes=["volume"])
+    virt_host.spawn(server)
+    assert virt_host.operation(server) is None
+    assert virt_host.libvirt.runs(server)
+
+
+@pytest.mark.parametrize(
+    ("images_type", "cow", "told"), [("default", True, "qcow2"), ("default", False, "raw"), ("rbd", True, "rbd")]
+)
+def test_a_host_tells_what_its_root_disks_are(virt_host: VirtHost, images_type: str, cow: bool, told: str) -> None:
+    CONF.set_override("images_type", images_type, group="libvirt")
+    CONF.set_override("use_cow_images", cow)
+    try:
+        assert virt_host.manager.describe(virt_host.context)["images_type"] == told
+    finally:
+        CONF.clear_override("images_type", group="libvirt")
+        CONF.clear_override("use_cow_images")

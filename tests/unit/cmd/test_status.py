@@ -123,6 +123,22 @@ def test_all_in_one(compute: Host) -> None:
     assert not amiss(compute.check())
 
 
+@pytest.mark.parametrize(
+    ("default", "libvirt", "told"),
+    [
+        ("", "images_type = rbd", "[libvirt] images_type is rbd"),
+        ("use_cow_images = False", "", "use_cow_images is False"),
+        ("use_cow_images = False", "images_type = qcow2", ""),
+        ("", "images_type = default", ""),
+    ],
+)
+def test_root_disks(compute: Host, default: str, libvirt: str, told: str) -> None:
+    compute.configure(f"compute_driver = cloudlet.CloudletDriver\n{default}", f"[libvirt]\n{libvirt}")
+    found = compute.check()["Root disks"]
+    assert found.code == (Code.FAILURE if told else Code.SUCCESS)
+    assert told in found.details
+
+
 def test_an_api_host(host: Host) -> None:
     make_nova(host.nova)
     host.paste.write_bytes(PASTE)
