@@ -46,6 +46,12 @@ class Allocation:
     zero: NDArray[np.bool_]
 
 
+def backing_path(path: Path) -> str | None:
+    """Backing file as an image's header names it, also of one that is being written; FormatError, OSError."""
+    with path.open("rb") as file:
+        return parse_header(str(path), file.read(_HEAD_BYTES), path.stat().st_size).backing_path
+
+
 class Qcow2Image:
     """An open qcow2 image of version 2 or 3; its backing image is never opened."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cloudlet_ext.engine import qcow2
 from cloudlet_ext.engine.base import Base
 from cloudlet_ext.engine.chunks import Numbers
 from cloudlet_ext.engine.index import IndexLookup
@@ -41,6 +42,7 @@ def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]
     with scratch_folder(job) as scratch, cache.using(job["base_id"], fetch, report) as base:
         out = scratch / "overlay.cloudlet"
         with running_guest(job) as guest:
+            require_over(guest.disk_path(), job["disk_below"])
             machine = guest.machine()
             DomainMachine.from_dict(base.machine).require_same(machine, "The server's machine is not its base's")
             if machine.agent:
@@ -64,6 +66,21 @@ def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]
         images.update(job["overlay_image"], cloudlet_overlay_id=summary.overlay_id, cloudlet_base_id=base.base_id)
         images.upload(job["overlay_image"], out, report.progress)
     return {**_facts(summary), "working_set_chunks": working_set, "pause_s": pause_s}
+
+
+def require_over(disk: Path, below: str) -> None:
+    """:class:`errors.ImageUnsuitable` unless a server's disk is a layer over its base's, a file called ``below``.
+
+    Nova takes the layer away where it moves a server by a snapshot and the base's image is no more. Then nothing tells
+    what the disk has lost since the base.
+    """
+    found = Path(qcow2.backing_path(disk) or "nothing").name
+    if found != below:
+        raise errors.ImageUnsuitable(
+            image=disk.name,
+            reason=f"it is a layer over {found}, no more over its base's disk {below}, and so does not tell what has "
+            "changed; make a base of the server instead",
+        )
 
 
 def _facts(summary: OverlaySummary) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class Captures:
                 "base_id": metadata["image_cloudlet_base_id"],
                 "base_image": instance.image_ref,
                 "base_memory_image": metadata["image_cloudlet_memory_image"],
+                "disk_below": jobs.cached_image(instance.image_ref),
                 "on_finish": on_finish,
                 "record": record,
                 "record_timeout_s": CONF.cloudlet.record_timeout,

@@ -11,6 +11,7 @@ from typing import Any
 from nova import conf as nova_conf
 from nova import service_auth
 from nova.image import glance
+from nova.virt.libvirt import imagecache
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
@@ -91,6 +92,11 @@ def images_type() -> str:
 def disk_path(instance: Any) -> str:
     """The image file of a server's own disk."""
     return str(Path(libvirt_utils.get_instance_path(instance)) / "disk")
+
+
+def cached_image(image_id: str) -> str:
+    """The name of the file in which Nova keeps an image, below the disks that it makes of it."""
+    return str(imagecache.get_cache_fname(image_id))
 
 
 def addresses(instance: Any) -> list[dict[str, str]]:

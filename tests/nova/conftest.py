@@ -10,17 +10,21 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nova import monkey_patch
 
 monkey_patch.patch(backend="threading")  # before all else of Nova's, as its own entry point does
 
+from nova.virt.libvirt import driver as libvirt_driver  # noqa: E402
+
 from cloudlet_ext.nova import rpcapi  # noqa: E402
 from tests.nova import cloud as cloud_module  # noqa: E402
 from tests.nova import compute as compute_module  # noqa: E402
 from tests.nova.cloud import MEMBER, OTHER, Cloud  # noqa: E402
 from tests.nova.compute import Compute  # noqa: E402
+from tests.nova.virt_host import VirtHost  # noqa: E402
 
 BASE_ID, OTHER_BASE_ID, OVERLAY_ID = "a" * 64, "b" * 64, "c" * 64
 
@@ -30,6 +34,19 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     made = Cloud(tmp_path_factory.mktemp("cloud"))
     yield made
     made.stop()
+
+
+@pytest.fixture
+def virt_host(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtHost]:
+    """The host compute1 with its driver; Nova's part of ``spawn`` is the stand-in's."""
+    made = VirtHost(cloud, tmp_path)
+
+    def spawn(driver: Any, context: Any, instance: Any, xml: str) -> None:
+        made.spawned(driver, context, instance, xml)
+
+    monkeypatch.setattr(libvirt_driver.LibvirtDriver, "spawn", spawn)
+    yield made
+    made.close()
 
 
 @pytest.fixture(autouse=True)

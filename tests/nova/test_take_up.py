@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,7 @@ from nova import exception
 from nova.conf import CONF
 
 from cloudlet_ext.nova import jobs, marks
-from tests.nova.cloud import Cloud
-from tests.nova.virt_host import GOES_ON, OF_BASE, ORDINARY, OVERLAY, REBUILDING, VirtHost, install
-
-
-@pytest.fixture
-def compute(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtHost]:
-    made = VirtHost(cloud, tmp_path)
-    install(made, monkeypatch)
-    yield made
-    made.close()
+from tests.nova.virt_host import GOES_ON, OF_BASE, ORDINARY, OVERLAY, REBUILDING, VirtHost
 
 
 def own(server: Any) -> dict[str, str]:
@@ -75,7 +65,7 @@ def in_ceph(virt_host: VirtHost, server: Any) -> str:
 def test_a_build_takes_up_a_captured_state(virt_host: VirtHost, metadata: dict[str, str]) -> None:
     server = virt_host.server(metadata=metadata)
     virt_host.spawn(server)
-    operation = virt_host.ended(server)
+    operation = virt_host.ended(server.uuid)
     assert (operation.type, operation.state) == ("synthesis" if metadata else "base-resume", "succeeded")
     assert own(server) == {marks.STARTED: "mapped"}
     assert virt_host.libvirt.runs(server)
@@ -86,7 +76,7 @@ def test_a_build_that_was_rescheduled_takes_it_up_again(virt_host: VirtHost, old
     """Nova has saved what another host, which failed, had written into the server's metadata."""
     server = virt_host.server(system_metadata={**OF_BASE, **old}, metadata=OVERLAY)
     virt_host.spawn(server)
-    assert virt_host.ended(server).state == "succeeded"
+    assert virt_host.ended(server.uuid).state == "succeeded"
     assert own(server) == {marks.STARTED: "mapped"}
 
 
@@ -97,7 +87,7 @@ def test_a_failure_is_told_and_not_tried_elsewhere(virt_host: VirtHost, good: in
     SaveFails(server, good)
     with pytest.raises(exception.BuildAbortException, match="no database"):
         virt_host.spawn(server)
-    operation = virt_host.ended(server)
+    operation = virt_host.ended(server.uuid)
     assert operation.state == "failed"
     assert "no database" in str(operation.error)
     assert not virt_host.libvirt.runs(server)
@@ -115,7 +105,7 @@ def test_a_job_that_cannot_be_made(virt_host: VirtHost, monkeypatch: pytest.Monk
     server = virt_host.server()
     with pytest.raises(exception.BuildAbortException, match="Keystone is away"):
         virt_host.spawn(server)
-    assert virt_host.ended(server).state == "failed"
+    assert virt_host.ended(server.uuid).state == "failed"
     assert own(server) == {}
 
 
@@ -130,7 +120,7 @@ def test_nova_fails_when_the_guest_is_there(virt_host: VirtHost) -> None:
     virt_host.pause, virt_host.after_spawn = True, fail
     with pytest.raises(exception.BuildAbortException, match="no network card"):
         virt_host.spawn(server)
-    operation = virt_host.ended(server)
+    operation = virt_host.ended(server.uuid)
     assert "no network card" in str(operation.error)
     assert not virt_host.libvirt.runs(server)
     assert own(server) == {}
@@ -173,7 +163,7 @@ def test_an_evacuated_server_is_booted_from_its_own_disk(virt_host: VirtHost) ->
     disk.parent.mkdir(parents=True)
     disk.touch()
     virt_host.spawn(server)
-    assert virt_host.operation(server) is None
+    assert virt_host.operation(server.uuid) is None
     assert virt_host.libvirt.runs(server)
 
 
@@ -191,7 +181,7 @@ def test_a_server_in_ceph_is_evacuated(virt_host: VirtHost) -> None:
     virt_host.driver.image_backend = Remote(True)
     server = virt_host.server(**REBUILDING, system_metadata={**OF_BASE, marks.STARTED: "mapped"})
     virt_host.spawn(server, in_ceph(virt_host, server))
-    assert virt_host.operation(server) is None
+    assert virt_host.operation(server.uuid) is None
     assert virt_host.libvirt.runs(server)
 
 
@@ -200,7 +190,7 @@ def test_a_server_with_its_root_disk_on_a_volume(virt_host: VirtHost, facts: dic
     """The volume tells of the base that it was made of; what was written to it since, nobody knows."""
     server = virt_host.server(**facts, image_ref="", volumes=["volume"])
     virt_host.spawn(server)
-    assert virt_host.operation(server) is None
+    assert virt_host.operation(server.uuid) is None
     assert virt_host.libvirt.runs(server)
 
 

@@ -16,7 +16,6 @@ import libvirt
 from nova import context as nova_context
 from nova import objects
 from nova.conf import CONF
-from nova.virt.libvirt import driver as nova_driver
 from nova.virt.libvirt import guest as libvirt_guest
 
 from cloudlet_ext.nova import jobs
@@ -50,7 +49,7 @@ DOMAIN = """
 """
 
 _WORKER = """
-import os, sys, time
+import json, os, sys, time
 from cloudlet_ext.job.channel import Channel, ChannelReport
 channel = Channel(sys.stdin, sys.stdout)
 job = channel.read_job()
@@ -133,9 +132,9 @@ class VirtHost:
             CONF.clear_override(name, group=group)
         CONF.clear_override("instances_path")
 
-    def work(self, rest: str = DONE, placement: str = "mapped") -> None:
-        """What the next workers do when the guest runs."""
-        self._script.write_text(_WORKER + _TAKE_UP.format(placement=placement) + rest)
+    def work(self, rest: str = DONE, placement: str = "mapped", *, take_up: bool = True) -> None:
+        """What the next workers do: have the guest started, unless told otherwise, and ``rest``."""
+        self._script.write_text(_WORKER + (_TAKE_UP.format(placement=placement) if take_up else "") + rest)
 
     def server(self, **facts: Any) -> Any:
         """A server that is being built from a base, unless ``facts`` say otherwise."""
@@ -163,23 +162,14 @@ class VirtHost:
         """Any later start, as by a hard reboot."""
         return self.driver._create_guest(self.context, xml or self.xml(server), server)
 
-    def operation(self, server: Any) -> Operation | None:
-        """The operation that has the server's id."""
-        return self.manager._runner.store.get(server.uuid)
+    def operation(self, identifier: str) -> Operation | None:
+        """An operation; those of servers that begin have the server's id."""
+        return self.manager._runner.store.get(identifier)
 
-    def ended(self, server: Any) -> Operation:
+    def ended(self, identifier: str) -> Operation:
         """The same, when it has ended."""
         deadline = time.monotonic() + 30
-        while (found := self.operation(server)) is None or not found.has_ended:
+        while (found := self.operation(identifier)) is None or not found.has_ended:
             assert time.monotonic() < deadline, found
             time.sleep(0.02)
         return found
-
-
-def install(virt_host: VirtHost, monkeypatch: Any) -> None:
-    """Let Nova's part of ``spawn`` be the host's."""
-
-    def spawn(driver: Any, context: Any, instance: Any, xml: str) -> None:
-        virt_host.spawned(driver, context, instance, xml)
-
-    monkeypatch.setattr(nova_driver.LibvirtDriver, "spawn", spawn)
