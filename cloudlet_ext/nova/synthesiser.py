@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 
 _TYPE, _BASE_ID, _MEMORY_IMAGE = "image_cloudlet_type", "image_cloudlet_base_id", "image_cloudlet_memory_image"
 _OVERLAY = "overlay_url"
-_EARLY = "early"
+_EARLY, _MAPPED = "early", "mapped"
 _WAY_OUT = "Delete the server, or rebuild it to have it synthesised again."
 _ROOT_DISK = "Compute hosts need [libvirt] images_type qcow2 for that, and the server an image, not a volume."
 _KEPT = (exception.BuildAbortException, exception.InstanceNotFound, exception.UnexpectedDeletingTaskStateError)
@@ -161,8 +161,12 @@ class Synthesiser:
         self, context: Any, task: Task, xml: str, disk: Path, instance: Any, overlay: str | None
     ) -> dict[str, Any]:
         metadata = instance.system_metadata
+        common = jobs.common(context, task.operation, self._in_use())
+        if instance.task_state == nova_task_states.REBUILD_SPAWNING:
+            # Nova powers a server that was stopped off again as soon as it runs: all of it must be here by then.
+            common["placement"] = _MAPPED
         return {
-            **jobs.common(context, task.operation, self._in_use()),
+            **common,
             "server": instance.uuid,
             "xml": xml,
             "disk": str(disk),

@@ -205,3 +205,18 @@ def test_a_host_tells_what_its_root_disks_are(virt_host: VirtHost, images_type: 
     finally:
         CONF.clear_override("images_type", group="libvirt")
         CONF.clear_override("use_cow_images")
+
+
+@pytest.mark.parametrize(
+    ("facts", "placement"), [({}, "early"), (REBUILDING, "mapped"), ({**REBUILDING, "vm_state": "stopped"}, "mapped")]
+)
+def test_all_is_there_when_a_rebuilt_server_runs(virt_host: VirtHost, facts: dict[str, Any], placement: str) -> None:
+    """Nova stops it right then, when it was stopped before."""
+    CONF.set_override("placement", "early", group="cloudlet")
+    try:
+        server = virt_host.server(**facts, metadata=OVERLAY)
+        virt_host.spawn(server)
+        result = virt_host.ended(server.uuid).result
+    finally:
+        CONF.clear_override("placement", group="cloudlet")
+    assert result == {"placement": placement}
