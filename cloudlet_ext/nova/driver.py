@@ -15,7 +15,7 @@ from nova.virt.libvirt import guest as libvirt_guest
 from cloudlet_ext import conf as cloudlet_conf
 from cloudlet_ext.api.image import TRAIT
 from cloudlet_ext.hypervisor import domain_xml
-from cloudlet_ext.nova import jobs, synthesiser
+from cloudlet_ext.nova import jobs, marks, synthesiser
 from cloudlet_ext.nova.manager import CloudletManager
 
 _EMULATORS = ("kvm", "qemu")
@@ -25,11 +25,12 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
     """``compute_driver = cloudlet.CloudletDriver``."""
 
     manager: CloudletManager | None = None
-    _with_old_disk: set[str]
+    _beginning: set[str]
+    """Servers whose first start is under way, with a disk that Nova makes for it."""
 
     def init_host(self, host: str) -> None:
         """As Nova's, and serve our RPC interface."""
-        self._with_old_disk = set()
+        self._beginning = set()
         super().init_host(host)
         cloudlet_conf.register(nova_conf.CONF)
         self.manager = CloudletManager(self, host)
@@ -58,27 +59,31 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
 
     def spawn(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> None:
         """As Nova's. A server that was evacuated keeps its disk where hosts share them: it is booted from that."""
-        has_disk = self._has_disk(instance)
-        if has_disk and synthesiser.is_built(instance) and synthesiser.is_wanted(instance):
-            reason = "A disk is left of an earlier attempt to build the server. Delete the server, and make a new one."
-            raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=reason)
-        if has_disk:
-            self._with_old_disk.add(instance.uuid)
+        begins = synthesiser.begins(instance)
+        if begins and self._has_disk(instance):
+            begins = False
+            if synthesiser.is_built(instance) and synthesiser.is_of_base(instance):
+                reason = "A disk is left of an earlier attempt to build the server. Delete it, and make a new server."
+                raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=reason)
+        if begins:
+            # What it was before says nothing about its new disk.
+            marks.clear(instance)
+            self._beginning.add(instance.uuid)
         try:
             super().spawn(context, instance, *args, **kwargs)
         except Exception as failure:
-            if self.manager is not None and not has_disk and synthesiser.has_begun(instance):
+            if self.manager is not None and begins and marks.STARTED in instance.system_metadata:
                 self.manager.synthesiser.abandon(instance, failure)
             raise
         finally:
-            self._with_old_disk.discard(instance.uuid)
+            self._beginning.discard(instance.uuid)
 
     def _has_disk(self, instance: Any) -> bool:
         """Whether the server's disk is there before Nova makes one."""
         if self.image_backend.backend().is_file_in_instance_path():
             return Path(jobs.disk_path(instance)).exists()
         # What keeps it elsewhere has to be asked, which takes its time.
-        return synthesiser.is_wanted(instance) and bool(self.image_backend.by_name(instance, "disk").exists())
+        return synthesiser.is_of_base(instance) and bool(self.image_backend.by_name(instance, "disk").exists())
 
     def destroy(
         self,
@@ -106,8 +111,8 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
         """Called for every start of a domain: the first one of a server of a base image takes up the captured state."""
         if nova_conf.CONF.libvirt.virt_type not in _EMULATORS:
             return super()._create_guest(context, xml, instance, power_on, pause, post_xml_callback)
-        is_new = power_on and instance.uuid not in self._with_old_disk
-        if self.manager is None or not is_new or not synthesiser.is_wanted(instance):
+        begins = power_on and instance.uuid in self._beginning
+        if self.manager is None or not begins or not synthesiser.is_of_base(instance):
             synthesiser.require_whole(instance)
             # A boot: with a VM generation id, so that clones of what it becomes can be told that they are clones.
             xml = domain_xml.with_genid(domain_xml.plain(xml))

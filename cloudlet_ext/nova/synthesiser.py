@@ -47,21 +47,19 @@ def is_built(instance: Any) -> bool:
     return bool(instance.vm_state == vm_states.BUILDING and instance.task_state == nova_task_states.SPAWNING)
 
 
-def is_wanted(instance: Any) -> bool:
-    """Whether this start of a server's domain, with a new disk, is the one that takes up a captured state.
+def begins(instance: Any) -> bool:
+    """Whether the server is being built or rebuilt: Nova makes its disk of its image, unless it has one."""
+    return is_built(instance) or bool(instance.task_state == nova_task_states.REBUILD_SPAWNING)
+
+
+def is_of_base(instance: Any) -> bool:
+    """Whether the server has a base as its image, so that it takes up a captured state when it begins.
 
     A volume tells of the image that it was made of, too, but may have been written to since: a server that has its
     root disk there has no image, and boots.
     """
     metadata = instance.system_metadata
-    if metadata.get(_TYPE) != "base" or _BASE_ID not in metadata or not instance.image_ref:
-        return False
-    return is_built(instance) or bool(instance.task_state == nova_task_states.REBUILD_SPAWNING)
-
-
-def has_begun(instance: Any) -> bool:
-    """Whether a server that is being built or rebuilt has taken up its captured state."""
-    return is_wanted(instance) and marks.STARTED in instance.system_metadata
+    return bool(metadata.get(_TYPE) == "base" and _BASE_ID in metadata and instance.image_ref)
 
 
 def require_whole(instance: Any) -> None:
@@ -118,7 +116,6 @@ class Synthesiser:
         BuildAbortException with the reason; nothing of the operation is left then.
         """
         overlay = instance.metadata.get(_OVERLAY)
-        marks.clear(instance)
         if overlay:
             # Until it has arrived the disk is the base's: when this fails, nobody is to boot from that.
             instance.system_metadata[marks.ARRIVING] = "True"

@@ -220,3 +220,22 @@ def test_all_is_there_when_a_rebuilt_server_runs(virt_host: VirtHost, facts: dic
     finally:
         CONF.clear_override("placement", group="cloudlet")
     assert result == {"placement": placement}
+
+
+@pytest.mark.parametrize("old", [{marks.ARRIVING: "True"}, {marks.STARTED: "early", marks.ARRIVING: "True"}])
+def test_a_server_that_failed_is_rebuilt_from_an_ordinary_image(virt_host: VirtHost, old: dict[str, str]) -> None:
+    server = virt_host.server(**REBUILDING, system_metadata={**ORDINARY, **old}, metadata=OVERLAY)
+    virt_host.spawn(server)
+    assert virt_host.libvirt.runs(server)
+    assert own(server) == {}
+
+
+def test_a_server_that_failed_is_evacuated_with_its_disk(virt_host: VirtHost) -> None:
+    """The disk is as incomplete as it was."""
+    server = virt_host.server(**REBUILDING, system_metadata={**ORDINARY, marks.ARRIVING: "True"})
+    disk = Path(jobs.disk_path(server))
+    disk.parent.mkdir(parents=True)
+    disk.touch()
+    with pytest.raises(exception.InstancePowerOnFailure):
+        virt_host.spawn(server)
+    assert own(server) == {marks.ARRIVING: "True"}

@@ -119,7 +119,7 @@ class VirtHost:
         self.libvirt = Libvirt()
         self.driver = CloudletDriver(None)
         self.driver._host = self.libvirt
-        self.driver._with_old_disk = set()
+        self.driver._beginning = set()
         self.manager = self.driver.manager = CloudletManager(self.driver, "compute1")
         self.pause = False
         self.after_spawn: Callable[[], None] = lambda: None
