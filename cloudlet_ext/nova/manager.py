@@ -223,9 +223,8 @@ class CloudletManager:
             self.synthesiser.complete(instance.uuid, task.hosts)
             task.ended(None, said.get("result"))
             return
-        error = synthesiser.lost(said.get("error", "The worker ended early."))
-        self.synthesiser.give_up(instance.uuid, error, task.hosts)
-        task.ended(error)
+        reason = said.get("error", "The worker ended early.")
+        task.ended(self.synthesiser.fail(instance.uuid, reason, synthesiser.is_arriving(instance), task.hosts))
 
     def _server_of(self, operation: Operation) -> Any:
         try:

@@ -34,6 +34,8 @@ _TYPE, _BASE_ID, _MEMORY_IMAGE = "image_cloudlet_type", "image_cloudlet_base_id"
 _OVERLAY = "overlay_url"
 _EARLY, _MAPPED = "early", "mapped"
 _WAY_OUT = "Delete the server, or rebuild it to have it synthesised again."
+_WHOLE = "The server goes on with all of its memory and disk, but may lack its own addresses and the right time:"
+_TRY = "Reboot it if it does not answer."
 _ROOT_DISK = "Compute hosts need [libvirt] images_type qcow2 for that, and the server an image, not a volume."
 _KEPT = (exception.BuildAbortException, exception.InstanceNotFound, exception.UnexpectedDeletingTaskStateError)
 _SETTLE_TIMEOUT_S = 3600.0
@@ -62,9 +64,14 @@ def is_of_base(instance: Any) -> bool:
     return bool(metadata.get(_TYPE) == "base" and _BASE_ID in metadata and instance.image_ref)
 
 
+def is_arriving(instance: Any) -> bool:
+    """Whether the server's overlay has not arrived whole, or never will."""
+    return marks.ARRIVING in instance.system_metadata
+
+
 def require_whole(instance: Any) -> None:
     """InstancePowerOnFailure when the server's overlay never arrived whole: its disk is no disk to boot from."""
-    if marks.ARRIVING in instance.system_metadata:
+    if is_arriving(instance):
         raise exception.InstancePowerOnFailure(
             reason=f"its overlay did not arrive whole, so its disk is incomplete. {_WAY_OUT}"
         )
@@ -142,7 +149,8 @@ class Synthesiser:
             if isinstance(failure, Exception):
                 raise _abort(instance, failure) from failure
             raise
-        self._runner.in_background(lambda: self._follow(task, instance.uuid), f"cloudlet-{instance.uuid[:8]}")
+        arriving = is_arriving(instance)
+        self._runner.in_background(lambda: self._follow(task, instance.uuid, arriving), f"cloudlet-{instance.uuid[:8]}")
         return guest
 
     def abandon(self, instance: Any, failure: Exception) -> None:
@@ -186,7 +194,9 @@ class Synthesiser:
         worker.wait({"running"}, timeout_s)
         instance.system_metadata[marks.STARTED] = ready["placement"]
         if ready["placement"] != _EARLY:
+            # All of it is there: from now on the guest can do without the worker.
             instance.system_metadata.pop(marks.ARRIVING, None)
+            task.end_guest = None
         instance.save()
         if not pause:
             guest.resume()
@@ -194,16 +204,15 @@ class Synthesiser:
         self._driver._host.get_connection().defineXML(domain_xml.plain(guest.get_xml_desc()))
         return guest
 
-    def _follow(self, task: Task, server_id: str) -> None:
-        """Thread: until all of the overlay is there. A guest that can never have all of its memory must not go on."""
+    def _follow(self, task: Task, server_id: str, arriving: bool) -> None:
+        """Thread: until the worker has done all. ``arriving``: the guest waits for some of its memory."""
         server_record.hold(server_id, task_states.SYNTHESIS, _ACTIVE_TIMEOUT_S, task.worker_has_ended, task.hosts)
         error, result = None, None
         try:
             result = task.finish(_SETTLE_TIMEOUT_S)
             server_record.forget(server_id, marks.ARRIVING, task.hosts)
         except WorkerFailed as failure:
-            error = lost(str(failure))
-            self.give_up(server_id, error, task.hosts)
+            error = self.fail(server_id, str(failure), arriving, task.hosts)
         server_record.release(server_id, task_states.ALL, task.hosts)
         task.ended(error, result)
 
@@ -211,6 +220,15 @@ class Synthesiser:
         """All of its overlay has arrived, as a worker of an earlier nova-compute has told."""
         server_record.forget(server_id, marks.ARRIVING, hosts)
         server_record.release(server_id, task_states.ALL, hosts)
+
+    def fail(self, server_id: str, reason: str, arriving: bool, hosts: server_record.Hosts) -> str:
+        """A worker ended too soon; what to tell. A guest that can never have all of its memory must not go on."""
+        if arriving:
+            error = lost(reason)
+            self.give_up(server_id, error, hosts)
+            return error
+        server_record.release(server_id, task_states.ALL, hosts)
+        return f"{_WHOLE} {reason} {_TRY}"
 
     def give_up(self, server_id: str, reason: str, hosts: server_record.Hosts) -> None:
         """Power a server off for good and say why."""

@@ -12,6 +12,7 @@ from nova import exception
 from nova.conf import CONF
 
 from cloudlet_ext.nova import jobs, marks
+from cloudlet_ext.nova.operations import Operation
 from tests.nova.virt_host import GOES_ON, OF_BASE, ORDINARY, OVERLAY, REBUILDING, VirtHost
 
 
@@ -239,3 +240,67 @@ def test_a_server_that_failed_is_evacuated_with_its_disk(virt_host: VirtHost) ->
     with pytest.raises(exception.InstancePowerOnFailure):
         virt_host.spawn(server)
     assert own(server) == {marks.ARRIVING: "True"}
+
+
+def losing_its_worker(virt_host: VirtHost, placement: str) -> Any:
+    """A server that Nova has made ACTIVE, and whose worker has died since then; the operation has ended."""
+    go = virt_host.folder / "go"
+    virt_host.work(
+        f"""
+while not os.path.exists({str(go)!r}):
+    time.sleep(0.01)
+os._exit(9)
+""",
+        placement,
+    )
+    server = virt_host.server(metadata=OVERLAY)
+    virt_host.spawn(server)
+    virt_host.activate(server)
+    go.touch()
+    virt_host.ended(server.uuid)
+    return server
+
+
+def test_a_guest_that_has_all_goes_on_without_its_worker(virt_host: VirtHost) -> None:
+    server = losing_its_worker(virt_host, "mapped")
+    operation = virt_host.ended(server.uuid)
+    assert operation.state == "failed"
+    assert "goes on with all of its memory" in str(operation.error)
+    assert virt_host.libvirt.runs(server)
+    now = virt_host.again(server)
+    assert (now.vm_state, now.task_state) == ("active", None)
+
+
+def test_a_guest_that_waits_for_memory_is_given_up(virt_host: VirtHost) -> None:
+    server = losing_its_worker(virt_host, "early")
+    assert "did not arrive whole" in str(virt_host.ended(server.uuid).error)
+    assert not virt_host.libvirt.runs(server)
+    assert virt_host.again(server).vm_state == "error"
+
+
+def test_cancelling_ends_no_guest_that_has_all(virt_host: VirtHost) -> None:
+    virt_host.work(GOES_ON)
+    server = virt_host.server(metadata=OVERLAY)
+    virt_host.spawn(server)
+    virt_host.activate(server)
+    virt_host.manager.cancel_operation(virt_host.context, server.uuid)
+    assert virt_host.ended(server.uuid).state == "cancelled"
+    assert virt_host.libvirt.runs(server)
+    assert virt_host.again(server).vm_state == "active"
+
+
+@pytest.mark.parametrize(("placement", "vm_state"), [("mapped", "active"), ("early", "error")])
+def test_a_worker_that_died_while_nova_compute_was_away(virt_host: VirtHost, placement: str, vm_state: str) -> None:
+    own_marks = {marks.STARTED: placement, **({marks.ARRIVING: "True"} if placement == "early" else {})}
+    server = virt_host.server(
+        vm_state="active", task_state="cloudlet_synthesis", system_metadata={**OF_BASE, **own_marks}
+    )
+    virt_host.libvirt.defineXML(virt_host.xml(server)).create()
+    left = Operation(id=server.uuid, type="synthesis", project_id="p", user_id="u", host="compute1")
+    left.server_id, left.worker = server.uuid, (1, 1)
+    virt_host.manager._runner.store.add(left)
+    virt_host.manager._adopt(left)
+    assert virt_host.ended(server.uuid).state == "failed"
+    assert virt_host.libvirt.runs(server) == (vm_state == "active")
+    now = virt_host.again(server)
+    assert (now.vm_state, now.task_state) == (vm_state, None)

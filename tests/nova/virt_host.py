@@ -17,6 +17,7 @@ from nova import context as nova_context
 from nova import objects
 from nova.conf import CONF
 from nova.virt.libvirt import guest as libvirt_guest
+from oslo_utils import timeutils
 
 from cloudlet_ext.nova import jobs
 from cloudlet_ext.nova.driver import CloudletDriver
@@ -110,6 +111,7 @@ class VirtHost:
     """The host ``compute1`` of the cloud. ``after_spawn`` is called when the guest is there, before Nova is done."""
 
     def __init__(self, cloud: Cloud, folder: Path) -> None:
+        self.folder = folder
         self._cloud, self._script = cloud, folder / "worker.py"
         CONF.set_override("state_path", str(folder / "state"), group="cloudlet")
         CONF.set_override("instances_path", str(folder / "instances"))
@@ -139,6 +141,15 @@ class VirtHost:
     def server(self, **facts: Any) -> Any:
         """A server that is being built from a base, unless ``facts`` say otherwise."""
         return self._cloud.server(**{"system_metadata": dict(OF_BASE), **BUILDING, **facts})
+
+    def activate(self, server: Any) -> None:
+        """What Nova does when ``spawn`` is done."""
+        server.vm_state, server.task_state, server.launched_at = "active", None, timeutils.utcnow()
+        server.save()
+
+    def again(self, server: Any) -> Any:
+        """The server as it is in the database now."""
+        return self._cloud.again(server)
 
     def xml(self, server: Any) -> str:
         return DOMAIN.format(uuid=server.uuid, disk=jobs.disk_path(server))
