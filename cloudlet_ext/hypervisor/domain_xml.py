@@ -250,6 +250,12 @@ def _mapped_arguments(pages: Path, size: int) -> list[str]:
     return ["-object", backend, "-machine", f"memory-backend={MAPPED_RAM}"]
 
 
+def is_mapped(text: str) -> bool:
+    """Whether a running domain's memory is a private map of a base's, as :func:`likeness` had it begin."""
+    values = [argument.get("value", "") for argument in parse(text).iterfind(f"{{{QEMU}}}commandline/{{{QEMU}}}arg")]
+    return any(MAPPED_RAM in value for value in values)
+
+
 def plain(text: str) -> str:
     """A description without what :func:`likeness` put into it for the one start: for every later start."""
     root = parse(text)

@@ -19,6 +19,10 @@ from cloudlet_ext.nova import jobs, marks, synthesiser
 from cloudlet_ext.nova.manager import CloudletManager
 
 _EMULATORS = ("kvm", "qemu")
+_MAPPED = (
+    "what the server has not changed of its memory is mapped from the base that this host holds. "
+    "Reboot it hard before, or migrate it cold"
+)
 
 
 class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no types
@@ -77,6 +81,14 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
             raise
         finally:
             self._beginning.discard(instance.uuid)
+
+    def check_can_live_migrate_source(
+        self, context: Any, instance: Any, dest_check_data: Any, block_device_info: Any = None
+    ) -> Any:
+        """As Nova's; a guest whose memory is a map of a file of this host stays until it was started anew."""
+        if domain_xml.is_mapped(self._host.get_guest(instance).get_xml_desc()):
+            raise exception.MigrationPreCheckError(reason=_MAPPED)
+        return super().check_can_live_migrate_source(context, instance, dest_check_data, block_device_info)
 
     def _has_disk(self, instance: Any) -> bool:
         """Whether the server's disk is there before Nova makes one."""

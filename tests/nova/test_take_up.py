@@ -10,10 +10,21 @@ from typing import Any
 import pytest
 from nova import exception
 from nova.conf import CONF
+from nova.virt.libvirt import driver as libvirt_driver
 
+from cloudlet_ext.hypervisor import domain_xml
 from cloudlet_ext.nova import jobs, marks
 from cloudlet_ext.nova.operations import Operation
 from tests.nova.virt_host import GOES_ON, OF_BASE, ORDINARY, OVERLAY, REBUILDING, VirtHost
+
+MACHINE = """
+<domain type='qemu'>
+  <name>i-1</name>
+  <memory unit='KiB'>131072</memory>
+  <os><type arch='x86_64' machine='pc-i440fx-10.0'>hvm</type></os>
+  <devices/>
+</domain>
+"""
 
 
 def own(server: Any) -> dict[str, str]:
@@ -304,3 +315,24 @@ def test_a_worker_that_died_while_nova_compute_was_away(virt_host: VirtHost, pla
     assert virt_host.libvirt.runs(server) == (vm_state == "active")
     now = virt_host.again(server)
     assert (now.vm_state, now.task_state) == (vm_state, None)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_guest_on_a_mapped_base_is_not_migrated_live(
+    virt_host: VirtHost, mapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = virt_host.server(vm_state="active", task_state="migrating")
+    machine = domain_xml.describe(MACHINE)
+    pages = Path("/bases/memory") if mapped else None
+    virt_host.libvirt.descriptions[server.uuid] = domain_xml.likeness(MACHINE, machine, pages, None)
+    monkeypatch.setattr(
+        libvirt_driver.LibvirtDriver,
+        "check_can_live_migrate_source",
+        lambda driver, context, instance, data, disks: data,
+    )
+    asked = virt_host.driver.check_can_live_migrate_source
+    if mapped:
+        with pytest.raises(exception.MigrationPreCheckError, match="Reboot it hard"):
+            asked(virt_host.context, server, "data")
+    else:
+        assert asked(virt_host.context, server, "data", None) == "data"

@@ -211,6 +211,14 @@ def test_a_base_that_does_not_tell_its_topology_takes_any() -> None:
         untold.require_same(domain_xml.describe(SOCKETS.replace("qemu64", "other")), "This host")
 
 
+def test_a_mapped_guest_is_known_by_its_description() -> None:
+    assert domain_xml.is_mapped(RUNNING)
+    assert not domain_xml.is_mapped(domain_xml.plain(RUNNING))
+    machine = domain_xml.describe(RUNNING)
+    early = domain_xml.likeness(domain_xml.plain(RUNNING), machine, None, VIEW)
+    assert not domain_xml.is_mapped(early)
+
+
 def scratch() -> ET.Element:
     own = ScratchDomain("cloudlet-1", Path("/scratch/disk"), Path("/scratch/console"), ("clr0",))
     return domain_xml.parse(scratch_domain.describe(RUNNING, domain_xml.describe(RUNNING), own, VIEW))
