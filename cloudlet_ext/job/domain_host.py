@@ -22,7 +22,7 @@ from cloudlet_ext.worker.arrival import Arrival
 from cloudlet_ext.worker.early_start import Feed
 
 _POLL_S = 0.05
-_COPY_TIMEOUT_S = 600.0
+_COPY_STALL_S = 600.0
 
 
 class DomainHost:
@@ -85,13 +85,20 @@ class DomainHost:
         below = domain_xml.layer_below_view(self.guest.description)
         try:
             handle.blockRebase(target, below, 0, 0)
-            deadline = time.monotonic() + _COPY_TIMEOUT_S
-            while handle.blockJobInfo(target, 0):
-                if time.monotonic() > deadline:
-                    handle.blockJobAbort(target, 0)
-                    raise ResumeFailed(reason=f"its disk was not complete after {_COPY_TIMEOUT_S:.0f} s")
-                time.sleep(_POLL_S)
+            self._await_copy(target)
         except libvirt.libvirtError as failure:
             raise ResumeFailed(reason=f"its disk could not be completed: {failure}") from failure
         if domain_xml.layer_below_view(self.guest.description) is not None:
             raise ResumeFailed(reason="its disk still needs the layer that was arriving")
+
+    def _await_copy(self, target: str) -> None:
+        """However long it takes, as long as it goes on."""
+        handle = self.guest.handle
+        copied, since = -1, time.monotonic()
+        while job := handle.blockJobInfo(target, 0):
+            if job["cur"] != copied:
+                copied, since = job["cur"], time.monotonic()
+            elif time.monotonic() - since > _COPY_STALL_S:
+                handle.blockJobAbort(target, 0)
+                raise ResumeFailed(reason=f"nothing more of its disk was copied for {_COPY_STALL_S:.0f} s")
+            time.sleep(_POLL_S)

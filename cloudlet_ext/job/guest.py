@@ -20,6 +20,10 @@ from cloudlet_ext.hypervisor.errors import HypervisorError
 from cloudlet_ext.job import errors
 
 _AGENT_TIMEOUT_S = 3
+_POWERED_OFF = [
+    [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED],
+    [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN],
+]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class DomainGuest:
         """Whether it neither stands still nor has ended."""
         try:
             return bool(self.handle.state()[0] == libvirt.VIR_DOMAIN_RUNNING)
+        except libvirt.libvirtError:
+            return False
+
+    def was_powered_off(self) -> bool:
+        """Whether its host, or its own system, has ended it on purpose."""
+        try:
+            return list(self.handle.state()) in _POWERED_OFF
         except libvirt.libvirtError:
             return False
 

@@ -45,7 +45,6 @@ from cloudlet_ext.worker.report import Report
 from cloudlet_ext.worker.starting import EARLY, INCOMING_SOCKET, MAPPED
 from cloudlet_ext.worker.synthesis import prepare
 
-_DOMAIN_TIMEOUT_S = 300.0
 _LOAD_TIMEOUT_S = 60.0
 _POLL_S = 0.02
 _NAMES = {RAM_ID: MAPPED_RAM}
@@ -79,7 +78,7 @@ class _Place:
         mapped = self.base.memory_path if kind == MAPPED else None
         xml = domain_xml.likeness(self.job["xml"], self.machine, mapped, view)
         self.channel.event("ready", xml=xml, placement=kind)
-        self.channel.wait_control("started", _DOMAIN_TIMEOUT_S)
+        self.channel.wait_control("started", self.job["start_timeout_s"])
         handle = domain.find(self.libvirt, self.job["server"])
         guest = DomainGuest(handle, domain.DomainMonitor(handle), domain.DomainProcess(handle, self.folder))
         self.stack.callback(guest.monitor.close)
@@ -261,24 +260,30 @@ def _load(place: _Place, guest: DomainGuest, state: DeviceState, changes: Any) -
         raise
 
 
-def _await_running(guest: DomainGuest) -> None:
+def _await_running(guest: DomainGuest, timeout_s: float) -> str:
     """Wait until nova-compute lets it run: a guest that stands still gives up no network card.
 
-    libvirt would wait for the card for five seconds, and hold up all else.
+    libvirt would wait for the card for five seconds, and hold up all else. Answers why it does not run; else nothing.
     """
-    deadline = time.monotonic() + _DOMAIN_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while not guest.runs():
+        if guest.was_powered_off():
+            return "the guest was powered off before it ran"
         if guest.process.ended(0.0):
             raise guest.process.died("it was about to run")
         if time.monotonic() > deadline:
-            raise errors.NoAnswer(what="the guest to be let run")
+            return f"the guest was not let run within {timeout_s:.0f} s"
         time.sleep(_POLL_S)
+    return ""
 
 
 def _personalise(place: _Place, guest: DomainGuest, machine: DomainMachine) -> dict[str, Any]:
     place.report.stage("personalise")
-    _await_running(guest)
-    result = personal.personalise(guest, machine, place.job["macs"])
+    reason = _await_running(guest, place.job["run_timeout_s"])
+    if reason:
+        result = personal.Personal(False, False, reason)
+    else:
+        result = personal.personalise(guest, machine, place.job["macs"])
     place.report.note(result.reason or "clock and addresses were set")
     return {"personal": {"clock": result.clock, "address": result.address, "reason": result.reason}}
 

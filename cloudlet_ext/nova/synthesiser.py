@@ -38,7 +38,7 @@ _WHOLE = "The server goes on with all of its memory and disk, but may lack its o
 _TRY = "Reboot it if it does not answer."
 _ROOT_DISK = "Compute hosts need [libvirt] images_type qcow2 for that, and the server an image, not a volume."
 _KEPT = (exception.BuildAbortException, exception.InstanceNotFound, exception.UnexpectedDeletingTaskStateError)
-_SETTLE_TIMEOUT_S = 3600.0
+_RUN_TIMEOUT_S, _RUN_EXTRA_S = 300.0, 60.0
 _ACTIVE_TIMEOUT_S = 60.0
 
 CreateDomain = Callable[[str], libvirt_guest.Guest]
@@ -180,6 +180,9 @@ class Synthesiser:
             "base_image": instance.image_ref,
             "base_memory_image": metadata[_MEMORY_IMAGE],
             "overlay": overlay,
+            "start_timeout_s": float(CONF.cloudlet.operation_timeout),
+            # Nova lets a guest run when its network cards are plugged, or when it has waited long enough for that.
+            "run_timeout_s": max(_RUN_TIMEOUT_S, CONF.vif_plugging_timeout + _RUN_EXTRA_S),
         }
 
     def _take_up(
@@ -209,7 +212,7 @@ class Synthesiser:
         server_record.hold(server_id, task_states.SYNTHESIS, _ACTIVE_TIMEOUT_S, task.worker_has_ended, task.hosts)
         error, result = None, None
         try:
-            result = task.finish(_SETTLE_TIMEOUT_S)
+            result = task.finish(CONF.cloudlet.operation_timeout)
             server_record.forget(server_id, marks.ARRIVING, task.hosts)
         except WorkerFailed as failure:
             error = self.fail(server_id, str(failure), arriving, task.hosts)

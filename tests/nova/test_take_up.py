@@ -336,3 +336,22 @@ def test_a_guest_on_a_mapped_base_is_not_migrated_live(
             asked(virt_host.context, server, "data")
     else:
         assert asked(virt_host.context, server, "data", None) == "data"
+
+
+def test_limits_are_the_operators(virt_host: VirtHost) -> None:
+    CONF.set_override("operation_timeout", 7200, group="cloudlet")
+    CONF.set_override("vif_plugging_timeout", 900)
+    try:
+        virt_host.work('channel.end("done", result={name: job[name] for name in ("start_timeout_s", "run_timeout_s")})')
+        server = virt_host.server()
+        virt_host.spawn(server)
+        assert virt_host.ended(server.uuid).result == {"start_timeout_s": 7200.0, "run_timeout_s": 960.0}
+        CONF.set_override("operation_timeout", 4, group="cloudlet")
+        virt_host.work(GOES_ON)
+        slow = virt_host.server()
+        virt_host.spawn(slow)
+        virt_host.activate(slow)
+        assert "longer than 4 s" in str(virt_host.ended(slow.uuid).error)
+    finally:
+        CONF.clear_override("operation_timeout", group="cloudlet")
+        CONF.clear_override("vif_plugging_timeout")
