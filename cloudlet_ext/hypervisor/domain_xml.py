@@ -270,19 +270,26 @@ def plain(text: str) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def with_genid(text: str) -> str:
-    """A description with a VM generation id that libvirt makes up, for a guest that boots."""
+def with_genid(text: str, identifier: str) -> str:
+    """A description with a VM generation id."""
     root = parse(text)
-    set_genid(root, True)
+    set_genid(root, True, identifier)
     return ET.tostring(root, encoding="unicode")
 
 
-def set_genid(root: ET.Element, wanted: bool) -> None:
-    """Give the domain a new VM generation id, or none where the captured guest had no such device."""
+def renew_genid(text: str, identifier: str) -> str:
+    """A description with another VM generation id, where the guest has such a device."""
+    return with_genid(text, identifier) if parse(text).find("genid") is not None else text
+
+
+def set_genid(root: ET.Element, wanted: bool, identifier: str | None = None) -> None:
+    """Give the domain a VM generation id (None: libvirt makes one up), or none where the guest had no such device."""
     for old in root.findall("genid"):
         root.remove(old)
     if wanted:
-        root.insert(1, ET.Element("genid"))
+        new = ET.Element("genid")
+        new.text = identifier
+        root.insert(1, new)
 
 
 def _set_cpu(root: ET.Element, cpu: str) -> None:

@@ -72,6 +72,8 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
         if begins:
             # What it was before says nothing about its new disk.
             marks.clear(instance)
+            if not synthesiser.is_built(instance):
+                marks.new_generation(instance)
             self._beginning.add(instance.uuid)
         try:
             super().spawn(context, instance, *args, **kwargs)
@@ -127,7 +129,7 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
         if self.manager is None or not begins or not synthesiser.is_of_base(instance):
             synthesiser.require_whole(instance)
             # A boot: with a VM generation id, so that clones of what it becomes can be told that they are clones.
-            xml = domain_xml.with_genid(domain_xml.plain(xml))
+            xml = domain_xml.with_genid(domain_xml.plain(xml), marks.generation(instance))
             return super()._create_guest(context, xml, instance, power_on, pause, post_xml_callback)
 
         def create(final: str) -> libvirt_guest.Guest:

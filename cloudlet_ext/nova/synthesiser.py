@@ -192,7 +192,7 @@ class Synthesiser:
         instance.save()
         ready = worker.wait({"ready"}, timeout_s)
         task.end_guest = lambda: self.power_off(instance.uuid)
-        guest = create(ready["xml"])
+        guest = create(domain_xml.renew_genid(ready["xml"], marks.new_generation(instance)))
         worker.control("started")
         worker.wait({"running"}, timeout_s)
         instance.system_metadata[marks.STARTED] = ready["placement"]

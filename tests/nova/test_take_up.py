@@ -28,8 +28,8 @@ MACHINE = """
 
 
 def own(server: Any) -> dict[str, str]:
-    """Our marks in a server's metadata."""
-    return {name: value for name, value in server.system_metadata.items() if name in marks.ALL}
+    """Our marks in a server's metadata that tell how it began."""
+    return {name: value for name, value in server.system_metadata.items() if name in (marks.STARTED, marks.ARRIVING)}
 
 
 class SaveFails:
@@ -355,3 +355,43 @@ def test_limits_are_the_operators(virt_host: VirtHost) -> None:
     finally:
         CONF.clear_override("operation_timeout", group="cloudlet")
         CONF.clear_override("vif_plugging_timeout")
+
+
+def generation(virt_host: VirtHost, server: Any) -> str:
+    """The VM generation id that a server's guest has now."""
+    return str(domain_xml.parse(virt_host.libvirt.lookupByUUIDString(server.uuid).XMLDesc(0)).findtext("genid"))
+
+
+def rebooted(virt_host: VirtHost, server: Any) -> str:
+    """Its VM generation id after a hard reboot, by which Nova describes the domain anew."""
+    virt_host.libvirt.lookupByUUIDString(server.uuid).destroy()
+    server.vm_state, server.task_state = "active", "rebooting_hard"
+    virt_host.started(server)
+    return generation(virt_host, server)
+
+
+def test_a_generation_id_stays_what_it_is(virt_host: VirtHost) -> None:
+    """Windows domain controllers take a new one for a return to an older state."""
+    servers = [virt_host.server(system_metadata=dict(ORDINARY)) for _ in range(2)]
+    for server in servers:
+        virt_host.spawn(server)
+    first, other = (generation(virt_host, server) for server in servers)
+    assert first != other
+    assert [rebooted(virt_host, servers[0]), rebooted(virt_host, servers[0])] == [first, first]
+
+
+def test_what_is_set_back_gets_another_generation_id(virt_host: VirtHost) -> None:
+    server = virt_host.server()
+    with_device = virt_host.xml(server).replace("<memory", "<genid/><memory")
+    seen = []
+    for facts in ({}, REBUILDING, {**REBUILDING, "system_metadata": dict(ORDINARY)}):
+        for name, value in facts.items():
+            setattr(server, name, value)
+        virt_host.spawn(server, with_device)
+        seen.append(generation(virt_host, server))
+        if virt_host.operation(server.uuid) is not None:
+            virt_host.ended(server.uuid)
+        assert rebooted(virt_host, server) == seen[-1]
+        virt_host.libvirt.lookupByUUIDString(server.uuid).destroy()
+        Path(jobs.disk_path(server)).unlink()
+    assert len(set(seen)) == 3

@@ -219,6 +219,15 @@ def test_a_mapped_guest_is_known_by_its_description() -> None:
     assert not domain_xml.is_mapped(early)
 
 
+def test_a_generation_id_is_given_or_renewed() -> None:
+    ours = "11111111-2222-4333-8444-555555555555"
+    bare = domain_xml.plain(RUNNING).replace("<genid>efce328a-3a25-46ca-87cb-fb2fdecf0b83</genid>", "")
+    assert "genid" not in bare
+    assert domain_xml.parse(domain_xml.with_genid(bare, ours)).findtext("genid") == ours
+    assert domain_xml.parse(domain_xml.renew_genid(RUNNING, ours)).findtext("genid") == ours
+    assert domain_xml.renew_genid(bare, ours) == bare, "the captured guest had no such device"
+
+
 def scratch() -> ET.Element:
     own = ScratchDomain("cloudlet-1", Path("/scratch/disk"), Path("/scratch/console"), ("clr0",))
     return domain_xml.parse(scratch_domain.describe(RUNNING, domain_xml.describe(RUNNING), own, VIEW))
