@@ -25,6 +25,8 @@ from cloudlet_ext.hypervisor import errors, unix_socket
 from cloudlet_ext.hypervisor.qmp import Pending
 
 _GONE = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}
+_AGENT_REFUSES = {getattr(libvirt, "VIR_ERR_AGENT_COMMAND_FAILED", None), libvirt.VIR_ERR_INTERNAL_ERROR}
+"""The first one since libvirt 9."""
 _LOGS = Path("/var/log/libvirt/qemu")
 _LOG_LINES = 8
 _COMMAND_THREADS = 2
@@ -110,11 +112,13 @@ class DomainMonitor:
         return status
 
     def agent(self, command: str, timeout_s: int, **arguments: Any) -> Any:
-        """Ask the guest agent; :class:`errors.AgentSilent` when it does not answer."""
+        """Ask the guest agent; :class:`errors.AgentRefused` holds its own words, AgentSilent those of libvirt."""
         request = json.dumps({"execute": command, "arguments": arguments})
         try:
             said = libvirt_qemu.qemuAgentCommand(self._domain, request, timeout_s, 0)
         except libvirt.libvirtError as failure:
+            if failure.get_error_code() in _AGENT_REFUSES:
+                raise errors.AgentRefused(command=command, reason=str(failure)) from failure
             raise errors.AgentSilent(reason=str(failure)) from failure
         return json.loads(said)["return"]
 

@@ -147,6 +147,12 @@ class AgentRefused(HypervisorError):
     msg_fmt = "The guest agent refused %(command)s: %(reason)s."
 
 
+class CardsKept(HypervisorError):
+    """A guest keeps the network cards that it was captured with."""
+
+    msg_fmt = "The guest's network cards could not be replaced: %(reason)s."
+
+
 class ImageUnusable(HypervisorError):
     """A disk image cannot be used."""
 

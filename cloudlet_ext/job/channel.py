@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Channel: the conversation of a worker process with nova-compute, in JSON lines.
 
-To nova-compute: ``{"event": NAME, ...}``; the events are ``stage``, ``progress``, ``note``, ``ready`` (a domain is
-waited for), ``running``, ``done`` (with ``result``), ``failed`` (with ``error`` and ``kind``). From it: one job, then
-``{"control": NAME, ...}``.
+To nova-compute: ``{"event": NAME, ...}``; the events are ``stage``, ``progress``, ``note``, ``trouble`` (the stage
+could not do all of its part), ``ready`` (a domain is waited for), ``running``, ``done`` (with ``result``), ``failed``
+(with ``error`` and ``kind``). From it: one job, then ``{"control": NAME, ...}``.
 """
 
 from __future__ import annotations
@@ -117,3 +117,7 @@ class ChannelReport(Report):
     def note(self, text: str) -> None:
         """Something that a person may want to read."""
         self._channel.event("note", text=text)
+
+    def trouble(self, text: str) -> None:
+        """The present stage could not do all of its part; the operation goes on."""
+        self._channel.event("trouble", text=text)

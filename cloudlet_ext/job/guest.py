@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ import libvirt
 from cloudlet_ext.hypervisor import domain, domain_xml
 from cloudlet_ext.hypervisor.domain import DomainMonitor, DomainProcess
 from cloudlet_ext.hypervisor.domain_xml import DomainMachine
-from cloudlet_ext.hypervisor.errors import HypervisorError
+from cloudlet_ext.hypervisor.errors import CardsKept, HypervisorError
 from cloudlet_ext.job import errors
 
 _AGENT_TIMEOUT_S = 3
+_COMMAND_TIMEOUT_S = 10
+_UNPLUG_TIMEOUT_S = 20.0
 _POWERED_OFF = [
     [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED],
     [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN],
@@ -64,6 +67,27 @@ class DomainGuest:
         except HypervisorError:
             return False
         return True
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """The guest agent's answer; :class:`HypervisorError` when it refuses or says nothing."""
+        return self.monitor.agent(command, _COMMAND_TIMEOUT_S, **arguments)
+
+    def replace_cards(self) -> None:
+        """Take every network card out and put it in again; :class:`CardsKept`."""
+        try:
+            for card in domain_xml.interfaces(self.description):
+                self.handle.detachDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                self._await_unplugged(domain_xml.mac_of(card))
+                self.handle.attachDeviceFlags(domain_xml.without_address(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except libvirt.libvirtError as failure:
+            raise CardsKept(reason=str(failure)) from failure
+
+    def _await_unplugged(self, mac: str) -> None:
+        deadline = time.monotonic() + _UNPLUG_TIMEOUT_S
+        while any(domain_xml.mac_of(one) == mac for one in domain_xml.interfaces(self.description)):
+            if time.monotonic() > deadline:
+                raise CardsKept(reason=f"the guest did not give up {mac} within {_UNPLUG_TIMEOUT_S:.0f} s")
+            time.sleep(0.05)
 
     def disk_path(self) -> Path:
         """The file of its own disk layer."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that was resumed in a domain is a clone: it gets the domain's network addresses, and the clock.
+"""A guest that was resumed is a clone: it gets the network addresses that Nova reports for its server, and the clock.
 
-The guest agent sets both. Without an agent every network card is taken out and put in again: the guest's kernel then
-meets a card with the right address, and whatever configures its network asks for a lease.
+The guest agent sets both and tells whether they are there. Without an agent, or where the agent may not run a program
+or was not successful, every network card is taken out and put in again: the guest's kernel then meets a card with the
+right MAC, and whatever configures its network asks for a lease.
 """
 
 from __future__ import annotations
@@ -10,103 +11,138 @@ from __future__ import annotations
 import base64
 import time
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-import libvirt
+from cloudlet_ext.hypervisor.errors import AgentRefused, HypervisorError
+from cloudlet_ext.job import cards as network_cards
+from cloudlet_ext.job import guest_script
+from cloudlet_ext.job.cards import Card
 
-from cloudlet_ext.hypervisor import domain_xml
-from cloudlet_ext.hypervisor.domain_xml import DomainMachine
-from cloudlet_ext.hypervisor.errors import HypervisorError
-from cloudlet_ext.job.guest import DomainGuest
+_SCRIPT_TIMEOUT_S = 45.0
+_SETTLE_S = 5.0
+_LEASE_S = 20.0
+"""What a guest may take to configure a card that it has just met, by DHCP."""
+_POLL_S = 0.1
+_CLOCK_OFF_NS = 2_000_000_000
+_REPLACED = "its network cards were replaced"
 
-_TIMEOUT_S = 10
-_UNPLUG_TIMEOUT_S = 20.0
-_SET_OWN = """
-failed=0
-date -u -s @{now:.3f} >/dev/null || failed=1
-set -- {pairs}
-while [ $# -gt 1 ]; do
-    found=
-    for device in /sys/class/net/*; do
-        read -r address <"$device/address"
-        [ "$address" = "$1" ] || continue
-        found=${{device##*/}}
-        ip link set dev "$found" down
-        ip link set dev "$found" address "$2" || found=
-        ip addr flush dev "$found" scope global
-        ip link set dev "$found" up
-        break
-    done
-    if [ -z "$found" ]; then
-        failed=$((failed | 2))
-    elif command -v networkctl >/dev/null && networkctl status "$found" >/dev/null 2>&1; then
-        networkctl renew "$found" || networkctl reconfigure "$found"
-    elif command -v ifup >/dev/null && ifquery "$found" >/dev/null 2>&1; then
-        ifdown --force "$found" >/dev/null 2>&1
-        ifup "$found" >/dev/null 2>&1 &
-    elif command -v dhclient >/dev/null; then
-        dhclient -r "$found" >/dev/null 2>&1
-        dhclient -nw "$found" >/dev/null 2>&1
-    elif command -v udhcpc >/dev/null; then
-        udhcpc -i "$found" -n -q >/dev/null 2>&1 &
-    fi
-    shift 2
-done
-exit $failed
-"""
+
+class Guest(Protocol):
+    """A guest that runs, as far as it is needed here."""
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """The guest agent's answer; :class:`HypervisorError` when it refuses or says nothing."""
+        ...
+
+    def replace_cards(self) -> None:
+        """Take every network card out and put it in again; :class:`HypervisorError`."""
+        ...
 
 
 @dataclass(frozen=True)
 class Personal:
-    """What was set, and why the rest was not (empty when all was)."""
+    """What was set, and why the rest was not (empty when all was). ``address``: None where nobody can look."""
 
     clock: bool
-    address: bool
+    address: bool | None
     reason: str = ""
 
 
-def personalise(guest: DomainGuest, machine: DomainMachine, macs: list[str]) -> Personal:
-    """Set clock and addresses (``macs``, in the order of the cards); never fails, tells what could not be done."""
-    pairs = list(zip(machine.macs, macs, strict=False))
-    if machine.agent:
-        try:
-            return _by_agent(guest, pairs)
-        except HypervisorError as failure:
-            reason = str(failure)
-    else:
-        reason = "the captured guest ran no guest agent"
+def personalise(guest: Guest, cards: list[Card], *, has_agent: bool) -> Personal:
+    """Set clock and addresses; never fails, tells what could not be done."""
+    if not has_agent:
+        return _without_agent(guest, cards)
+    clock, was_set, reason = _run_script(guest, cards)
+    missing = _missing(guest, cards, _SETTLE_S)
+    if missing == [] or (missing is None and was_set):
+        return Personal(clock, True, reason)
+    replaced = _replace(guest)
+    missing = _missing(guest, cards, _LEASE_S if replaced == _REPLACED else 0.0)
+    said = "; ".join(part for part in (reason, replaced) if part)
+    if missing == []:
+        return Personal(clock, True, said)
+    if missing is None:
+        return Personal(clock, _guess(cards, replaced), f"{said}; the guest does not tell its addresses")
+    return Personal(clock, False, f"{said}; the guest still has not {', '.join(missing)}")
+
+
+def _without_agent(guest: Guest, cards: list[Card]) -> Personal:
+    replaced = _replace(guest)
+    address = _guess(cards, replaced)
+    said = f"the captured guest ran no guest agent: {replaced}, its clock was not set"
+    fixed = [str(one.interface.ip) for card in cards for one in card.fixed]
+    if fixed:
+        said += f"; it does not learn its address {', '.join(fixed)}, which is in a subnet without DHCP"
+    return Personal(False, address, said)
+
+
+def _guess(cards: list[Card], replaced: str) -> bool | None:
+    """Whether a guest that nobody can look into has its addresses: it may, if it only has to ask for them."""
+    return None if replaced == _REPLACED and not any(card.fixed for card in cards) else False
+
+
+def _replace(guest: Guest) -> str:
+    """Replace its cards; what to tell of it."""
     try:
-        _replug(guest)
-    except (libvirt.libvirtError, TimeoutError) as failure:
-        return Personal(False, False, f"{reason}; its network cards could not be replaced: {failure}")
-    return Personal(False, True, f"{reason}: its network cards were replaced, its clock was not set")
+        guest.replace_cards()
+    except HypervisorError as failure:
+        return str(failure).rstrip(".")
+    return _REPLACED
 
 
-def _by_agent(guest: DomainGuest, pairs: list[tuple[str, str]]) -> Personal:
-    script = _SET_OWN.format(now=time.time(), pairs=" ".join(f"{old} {new}" for old, new in pairs))
-    started = guest.monitor.agent(
-        "guest-exec", _TIMEOUT_S, path="/bin/sh", arg=["-c", script], **{"capture-output": True}
-    )
-    deadline = time.monotonic() + _TIMEOUT_S
-    while True:
-        status = guest.monitor.agent("guest-exec-status", _TIMEOUT_S, pid=started["pid"])
-        if status["exited"]:
-            break
-        if time.monotonic() > deadline:
-            return Personal(False, False, f"setting clock and address did not end within {_TIMEOUT_S} s")
-        time.sleep(0.05)
-    code = int(status.get("exitcode", 4))
-    said = base64.b64decode(status.get("err-data", "")).decode(errors="replace").strip()
-    reason = "" if not code else f"setting clock and address ended with status {code}: {said[-200:]}"
-    return Personal(not code & 1, not code & 2, reason)
-
-
-def _replug(guest: DomainGuest) -> None:
-    for card in domain_xml.interfaces(guest.description):
-        mac = domain_xml.mac_of(card)
-        guest.handle.detachDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        deadline = time.monotonic() + _UNPLUG_TIMEOUT_S
-        while any(domain_xml.mac_of(one) == mac for one in domain_xml.interfaces(guest.description)):
+def _run_script(guest: Guest, cards: list[Card]) -> tuple[bool, bool, str]:
+    """Clock and addresses by a program in the guest: whether each was set, and why not."""
+    path, *arguments = guest_script.command(time.time(), cards)
+    try:
+        started = guest.ask("guest-exec", path=path, arg=arguments, **{"capture-output": True})
+    except AgentRefused as refusal:
+        return _set_clock(guest), False, str(refusal).rstrip(".")
+    except HypervisorError as failure:
+        return False, False, str(failure).rstrip(".")
+    deadline = time.monotonic() + _SCRIPT_TIMEOUT_S
+    try:
+        while not (status := guest.ask("guest-exec-status", pid=started["pid"]))["exited"]:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the guest did not give up the card {mac} within {_UNPLUG_TIMEOUT_S:.0f} s")
-            time.sleep(0.05)
-        guest.handle.attachDeviceFlags(domain_xml.without_address(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                late = f"setting clock and address did not end within {_SCRIPT_TIMEOUT_S:.0f} s"
+                return _has_clock(guest), False, late
+            time.sleep(_POLL_S)
+        code = int(status.get("exitcode", guest_script.CLOCK_FAILED | guest_script.ADDRESS_FAILED))
+        said = base64.b64decode(status.get("err-data", "")).decode(errors="replace").strip()
+    except HypervisorError as failure:
+        return False, False, str(failure).rstrip(".")
+    except (AttributeError, KeyError, TypeError, ValueError) as failure:
+        return False, False, f"the guest agent's answer makes no sense: {failure!r}"
+    if code & ~(guest_script.CLOCK_FAILED | guest_script.ADDRESS_FAILED):
+        return _has_clock(guest), False, f"setting clock and address ended with status {code}: {said[-200:]}"
+    reason = f"setting clock and address ended with status {code}: {said[-200:]}" if code else ""
+    return not code & guest_script.CLOCK_FAILED, not code & guest_script.ADDRESS_FAILED, reason
+
+
+def _set_clock(guest: Guest) -> bool:
+    """Set the clock where no program may be run; a guest without hwclock refuses although it has set it."""
+    try:
+        guest.ask("guest-set-time", time=time.time_ns())
+    except HypervisorError:
+        return _has_clock(guest)
+    return True
+
+
+def _has_clock(guest: Guest) -> bool:
+    try:
+        theirs = guest.ask("guest-get-time")
+    except HypervisorError:
+        return False
+    return isinstance(theirs, int) and abs(theirs - time.time_ns()) < _CLOCK_OFF_NS
+
+
+def _missing(guest: Guest, cards: list[Card], within_s: float) -> list[str] | None:
+    """What the guest has not of its cards' addresses, now or ``within_s``; None when it does not tell."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            missing = network_cards.missing(cards, guest.ask("guest-network-get-interfaces"))
+        except HypervisorError:
+            return None
+        if not missing or time.monotonic() > deadline:
+            return missing
+        time.sleep(_POLL_S)

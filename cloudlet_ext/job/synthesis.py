@@ -32,7 +32,7 @@ from cloudlet_ext.hypervisor.domain_xml import MAPPED_RAM, DomainMachine
 from cloudlet_ext.hypervisor.errors import HypervisorError
 from cloudlet_ext.hypervisor.machine import RAM_ID
 from cloudlet_ext.hypervisor.resume import PageRun, connect, resume
-from cloudlet_ext.job import errors, personal, sources
+from cloudlet_ext.job import cards, errors, personal, sources
 from cloudlet_ext.job.arriving_layer import ArrivingLayer
 from cloudlet_ext.job.base_cache import BaseCache, fetch_images
 from cloudlet_ext.job.channel import Channel
@@ -283,8 +283,12 @@ def _personalise(place: _Place, guest: DomainGuest, machine: DomainMachine) -> d
     if reason:
         result = personal.Personal(False, False, reason)
     else:
-        result = personal.personalise(guest, machine, place.job["macs"])
-    place.report.note(result.reason or "clock and addresses were set")
+        own = cards.of_job(machine.macs, place.job["macs"], place.job["ports"])
+        result = personal.personalise(guest, own, has_agent=machine.agent)
+    if result.address is False and not reason:
+        place.report.trouble(f"the guest may not answer at its address: {result.reason}")
+    else:
+        place.report.note(result.reason or "clock and addresses were set")
     return {"personal": {"clock": result.clock, "address": result.address, "reason": result.reason}}
 
 

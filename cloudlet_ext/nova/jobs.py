@@ -22,6 +22,8 @@ LOG = logging.getLogger(__name__)
 
 _DAY_S = 86400.0
 _SOCKETS = Path("/run/cloudlet")
+_HANDED_OUT = ("enable_dhcp", "dhcp_server", "ipv6_address_mode")
+"""What Nova remembers of a subnet that tells guests their addresses."""
 
 
 def folder(name: str) -> Path:
@@ -108,3 +110,26 @@ def addresses(instance: Any) -> list[dict[str, str]]:
             gateway = (subnet.get("gateway") or {}).get("address")
             found.append({"address": address, "network": subnet["cidr"], **({"gateway": gateway} if gateway else {})})
     return found
+
+
+def ports(instance: Any) -> list[dict[str, Any]]:
+    """For each port of a server ``mac``, ``mtu`` (None: not known) and all its fixed ``addresses``.
+
+    Each with its prefix length, ``gateway`` (or None), and whether it is ``handed_out`` by the network (DHCP, SLAAC).
+    """
+    return [
+        {
+            "mac": port["address"],
+            "mtu": port["network"].get_meta("mtu"),
+            "addresses": [
+                {
+                    "address": f"{one['address']}/{subnet['cidr'].rsplit('/', 1)[1]}",
+                    "gateway": (subnet.get("gateway") or {}).get("address"),
+                    "handed_out": any(subnet.get_meta(key) for key in _HANDED_OUT),
+                }
+                for subnet in port["network"]["subnets"]
+                for one in subnet["ips"]
+            ],
+        }
+        for port in instance.get_network_info()
+    ]

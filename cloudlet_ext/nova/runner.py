@@ -128,6 +128,10 @@ class Task:
             store.progress(operation, int(event["done"]), int(event["total"]))
         elif name == "note":
             LOG.info("Operation %s: %s", operation.id, event.get("text"))
+        elif name == "trouble":
+            LOG.warning("Operation %s, stage %s: %s", operation.id, operation.stage, event.get("text"))
+            if self._record is not None:
+                self._record.trouble(str(event.get("text")))
 
 
 class Runner:

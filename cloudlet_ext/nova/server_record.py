@@ -49,6 +49,10 @@ class ServerRecord:
         except Exception:
             LOG.exception("The start of %s is not in the server's events", event, instance=self._instance)
 
+    def trouble(self, text: str) -> None:
+        """The stage that is open ends with an error; the operation goes on."""
+        self._finish(text)
+
     def end(self, error: str | None = None) -> None:
         """The operation has ended, in the stage that is open."""
         if error is not None and self._open is None:

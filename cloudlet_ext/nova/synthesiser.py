@@ -175,6 +175,7 @@ class Synthesiser:
             "server": instance.uuid,
             "xml": xml,
             "disk": str(disk),
+            "ports": jobs.ports(instance),
             "macs": [domain_xml.mac_of(card) for card in domain_xml.interfaces(xml)],
             "base_id": metadata[_BASE_ID],
             "base_image": instance.image_ref,

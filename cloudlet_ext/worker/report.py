@@ -33,6 +33,10 @@ class Report:
     def note(self, text: str) -> None:
         """Something that a person may want to read."""
 
+    def trouble(self, text: str) -> None:
+        """The present stage could not do all of its part; the operation goes on."""
+        self.note(text)
+
     def leaves(self, sentence: str) -> None:
         """The operation fails or is interrupted, and this is not undone."""
         self.left.append(sentence)
@@ -57,6 +61,10 @@ class Section(Report):
     def note(self, text: str) -> None:
         """Something that a person may want to read."""
         self._whole.note(text)
+
+    def trouble(self, text: str) -> None:
+        """The present stage could not do all of its part; the operation goes on."""
+        self._whole.trouble(text)
 
     def leaves(self, sentence: str) -> None:
         """The operation fails or is interrupted, and this is not undone."""

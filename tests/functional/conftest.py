@@ -21,6 +21,7 @@ from tests.functional import leaks, tiny_guest
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
+BOOT_S = 250.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,6 +81,23 @@ def busybox(home: Home, guests: Path, tmp_path_factory: pytest.TempPathFactory) 
     request = busybox_request(guests, "busybox")
     base_creation.create_base(home, BaseRequest(**{**vars(request), "image": image}), Report())
     return "busybox"
+
+
+@pytest.fixture(scope="session")
+def debian(home: Home, guests: Path) -> str:
+    """A base with Debian: systemd, sshd and the guest agent, 256 MiB of memory."""
+    request = BaseRequest(
+        image=guests / "debian.qcow2",
+        name="debian",
+        memory_mib=256,
+        wait_for="console:CLOUDLET-GUEST ready",
+        timeout_s=BOOT_S,
+        kernel=guests / "vmlinuz",
+        initrd=guests / "initrd",
+        kernel_cmdline=(guests / "debian.cmdline").read_text().strip(),
+    )
+    base_creation.create_base(home, request, Report())
+    return "debian"
 
 
 def tiny_request(folder: Path, name: str) -> BaseRequest:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cloudlet_ext.hypervisor.agent import GuestAgent
 from cloudlet_ext.hypervisor.process import QemuProcess, running_in
 from cloudlet_ext.worker import probe, server
 from cloudlet_ext.worker.home import Home
@@ -43,6 +44,14 @@ def loaded(home: Home, name: str) -> Iterator[Server]:
         yield guest
     finally:
         guest.destroy()
+
+
+def in_guest(guest: Server, line: str) -> str:
+    """Run a line by the guest agent's hand; what it said."""
+    with GuestAgent(guest.agent_path, WAIT_S) as agent:
+        done = agent.run(["/bin/sh", "-c", line], WAIT_S)
+    assert done.status == 0, done.error.decode()
+    return done.output.decode().strip()
 
 
 def console_text(guest: Server) -> str:

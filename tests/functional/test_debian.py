@@ -7,26 +7,17 @@ import subprocess
 import time
 from pathlib import Path
 
-from cloudlet_ext.hypervisor.agent import GuestAgent
-from cloudlet_ext.worker import base_creation, overlay_creation, server, starting, synthesis
-from cloudlet_ext.worker.base_creation import BaseRequest
+from cloudlet_ext.worker import overlay_creation, server, starting, synthesis
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
 from cloudlet_ext.worker.server import Server
 from cloudlet_ext.worker.synthesis import SynthesisRequest
 from tests.functional import guest as tools
+from tests.functional.guest import in_guest
 from tests.functional.test_cli import CommandLine
 
-BOOT_S = 250.0
 KEPT_MIB, DELETED_MIB = 6, 24
 DIGESTS = "sha256sum /root/kept /dev/shm/kept | cut -d' ' -f1"
-
-
-def in_guest(guest: Server, line: str) -> str:
-    with GuestAgent(guest.agent_path, tools.WAIT_S) as agent:
-        done = agent.run(["/bin/sh", "-c", line], tools.WAIT_S)
-    assert done.status == 0, done.error.decode()
-    return done.output.decode().strip()
 
 
 def address(guest: Server) -> str:
@@ -40,19 +31,8 @@ def exec_without_streams(home: Home, name: str, line: str) -> int:
     return subprocess.run(closed, check=False, timeout=tools.WAIT_S).returncode
 
 
-def test_the_whole_way(home: Home, guests: Path, tmp_path: Path) -> None:
-    request = BaseRequest(
-        image=guests / "debian.qcow2",
-        name="debian",
-        memory_mib=256,
-        wait_for="console:CLOUDLET-GUEST ready",
-        timeout_s=BOOT_S,
-        kernel=guests / "vmlinuz",
-        initrd=guests / "initrd",
-        kernel_cmdline=(guests / "debian.cmdline").read_text().strip(),
-    )
-    base_creation.create_base(home, request, Report())
-    started = starting.start_server(home, "debian", "source", {}, "tcp:22", tools.WAIT_S, Report())
+def test_the_whole_way(home: Home, debian: str, tmp_path: Path) -> None:
+    started = starting.start_server(home, debian, "source", {}, "tcp:22", tools.WAIT_S, Report())
     path = tmp_path / "debian.cloudlet"
     with tools.loaded(home, "source") as source:
         assert started.clone.clock and started.clone.address, started.clone.reason

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers in networks that do not tell a guest its address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cloud.cloud import Cloud, address_of
+from tests.cloud.conftest import Boot
+from tests.cloud.images import Images, Site
+from tests.cloud.test_failures import stages_with_errors
+
+
+@pytest.fixture
+def silent_network(cloud: Cloud, _nothing_is_left: None) -> Iterator[str]:
+    """A network whose subnet has no DHCP."""
+    neutron = cloud.admin.network
+    network = neutron.create_network(name="silent", shared=True)
+    neutron.create_subnet(network_id=network.id, ip_version=4, cidr="192.168.113.0/24", is_dhcp_enabled=False)
+    yield network.id
+    neutron.delete_network(network)
+
+
+def test_a_guest_without_an_agent_in_a_subnet_without_dhcp(
+    cloud: Cloud, site: Site, images: Images, silent_network: str, boot: Boot
+) -> None:
+    """Nobody can give it its address; the server runs, and its events and its operation say so."""
+    server = boot.begin("silent", image="site-base", networks=[{"uuid": silent_network}])
+    server = cloud.active(server)
+    address = address_of(server)
+    personal = images.ended(server.id)["result"]["personal"]
+    assert personal["address"] is False
+    assert f"does not learn its address {address}, which is in a subnet without DHCP" in personal["reason"]
+    assert stages_with_errors(cloud, server) == ["cloudlet_personalise"]
+    assert cloud.settled(server, "ACTIVE").fault is None
+
+
+def test_a_guest_that_asks_for_its_address(cloud: Cloud, site: Site, images: Images, boot: Boot) -> None:
+    """Nobody can look into a guest without an agent, which is no failure."""
+    server, _ = boot("asks", image="site-base")
+    assert images.ended(server.id)["result"]["personal"]["address"] is None
+    assert stages_with_errors(cloud, server) == []
