@@ -114,7 +114,8 @@ class _Arriving:
 class MemorySupply:
     """Feeds an early start: pages of the working set first, then what arrives, then the base's pages.
 
-    Page numbers are chunk numbers less those of the disk.
+    The small blocks come before all: each goes with its device, as with a network card that the guest gives up, and a
+    page of a block that is no more ends the stream. Page numbers are chunk numbers less those of the disk.
     """
 
     def __init__(
@@ -123,9 +124,12 @@ class MemorySupply:
         self._offset = base.layout.disk_chunks
         self._base, self._view, self._store, self._fetcher = base, view, store, fetcher
         self._table, self._end = table, base.layout.total_chunks
-        early = order[order >= self._offset]
-        pieces = [early[first : first + PIECE_CHUNKS] for first in range(0, len(early), PIECE_CHUNKS)]
-        early = np.concatenate([early[:0], *(piece[self._is_here(piece)] for piece in pieces)])
+        main = base.layout.memory[0]
+        small = self._offset + main.chunks
+        needed = order[(order >= self._offset) & (order < small)]
+        pieces = [needed[first : first + PIECE_CHUNKS] for first in range(0, len(needed), PIECE_CHUNKS)]
+        pieces = [*ranges(small, self._end), *pieces]
+        early = np.concatenate([needed[:0], *(piece[self._is_here(piece)] for piece in pieces)])
         self._early: Numbers = early - self._offset
         self._arriving = _Arriving(table, store, self._offset, self._end)
         self._rest = self._pieces(np.sort(early))

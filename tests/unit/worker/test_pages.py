@@ -95,11 +95,14 @@ def test_everything_that_is_not_zero_is_pushed_once(arriving: Arriving) -> None:
     assert (supply.zero(MEMORY) == is_zero(target)).all()
 
 
-def test_the_working_set_goes_first_and_the_rest_waits(arriving: Arriving) -> None:
+def test_the_small_blocks_and_the_working_set_go_first_and_the_rest_waits(arriving: Arriving) -> None:
     nothing_recorded = drained(arriving.supply(np.empty(0, np.int64)))
-    early = nothing_recorded[::9][::-1]
-    order = np.array([5, *(number + FIRST for number in early), 7])
+    small = [number for number in nothing_recorded if number >= LAYOUT.memory[0].chunks]
+    assert small and nothing_recorded[: len(small)] == small
+    needed = nothing_recorded[::9][::-1]
+    order = np.array([5, *(number + FIRST for number in needed), 7])
     supply = arriving.supply(order)
+    early = small + [number for number in needed if number not in small]
     assert drained(supply) == early
     assert not supply.exhausted()
     arriving.arrive()
