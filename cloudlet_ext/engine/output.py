@@ -71,11 +71,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def seal_file(path: Path) -> None:
-    """Make the file durable and read-only."""
+    """Make the file durable, and read-only for whom it may be read by."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
-        os.fchmod(fd, 0o444)
+        os.fchmod(fd, os.fstat(fd).st_mode & 0o444)
     finally:
         os.close(fd)
 

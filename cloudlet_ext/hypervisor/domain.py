@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import libvirt
 import libvirt_qemu
 
-from cloudlet_ext.hypervisor import errors, unix_socket
+from cloudlet_ext.hypervisor import access, domain_xml, errors, unix_socket
 from cloudlet_ext.hypervisor.qmp import Pending
 
 _GONE = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}
@@ -51,32 +50,35 @@ def find(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain:
         raise errors.QemuDied(stage="being looked for", reason=str(failure)) from failure
 
 
+def qemu_ids(connection: libvirt.virConnect) -> tuple[int | None, int | None]:
+    """User and group ids as which libvirt runs QEMU (None: it does not say, as where it is not root's)."""
+    return domain_xml.qemu_ids(connection.getCapabilities())
+
+
 def qemu_user(connection: libvirt.virConnect) -> int | None:
-    """The user id as which libvirt runs QEMU (None: it does not say)."""
-    root = ET.fromstring(connection.getCapabilities())
-    for model in root.iterfind("./host/secmodel"):
-        label = model.findtext("baselabel", "")
-        if model.findtext("model") == "dac" and label.startswith("+"):
-            return int(label[1:].split(":")[0])
-    return None
+    """The user id alone."""
+    return qemu_ids(connection)[0]
 
 
 @contextlib.contextmanager
-def shared_folder(connection: libvirt.virConnect, parent: Path) -> Iterator[Path]:
+def shared_folder(connection: libvirt.virConnect, parent: Path, name: str) -> Iterator[Path]:
     """A folder for sockets between this process and QEMU, which may be another user; it goes with the block.
 
-    Its name cannot be guessed. Only root can give it to QEMU's user alone.
+    ``name`` is what its name begins with. Nobody else may enter it; both may make sockets in it.
+    :class:`errors.FolderUnusable`, NotGranted.
     """
-    parent.mkdir(parents=True, exist_ok=True, mode=0o711)
-    folder = parent / secrets.token_hex(8)
-    folder.mkdir(mode=0o700)
+    folder = parent / f"{name}-{secrets.token_hex(4)}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True, mode=0o711)
+        folder.mkdir(mode=0o700)
+    except OSError as failure:
+        reason = failure.strerror or str(failure)
+        raise errors.FolderUnusable(path=str(folder), reason=reason, parent=str(parent), user=os.geteuid()) from failure
     try:
         user = qemu_user(connection)
-        if user is not None and user != os.geteuid():
-            if os.geteuid() == 0:
-                os.chown(folder, user, -1)
-            else:
-                folder.chmod(0o733)
+        access.let_pass(parent, user)
+        access.grant(folder, user, access.READ | access.WRITE | access.PASS)
+        access.grant_inside(folder, user)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -157,8 +159,8 @@ class DomainProcess:
         return f"unix:{self.directory / socket_name}"
 
     def admit(self, path: Path) -> None:
-        """Give a socket to QEMU's user, who owns the folder."""
-        unix_socket.admit_owner(path)
+        """Let QEMU's user connect to a socket of this process."""
+        path.chmod(unix_socket.SHARED)
 
     @property
     def alive(self) -> bool:

@@ -9,6 +9,7 @@ machine, CPU, addresses of all devices), and is written into the description of 
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,16 @@ def describe(text: str) -> DomainMachine:
         macs=[mac.get("address", "") for mac in root.iterfind("./devices/interface/mac")],
         genid=root.find("genid") is not None,
     )
+
+
+def qemu_ids(capabilities: str) -> tuple[int | None, int | None]:
+    """User and group ids as which libvirt runs QEMU, from ``virConnectGetCapabilities`` (None: it does not say)."""
+    for model in ET.fromstring(capabilities).iterfind("./host/secmodel"):
+        for label in model.iterfind("baselabel"):
+            found = re.fullmatch(r"\+(\d+):\+(\d+)", label.text or "")
+            if model.findtext("model") == "dac" and found:
+                return int(found[1]), int(found[2])
+    return None, None
 
 
 def _first_disk(root: ET.Element) -> ET.Element:

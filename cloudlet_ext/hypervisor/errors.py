@@ -135,6 +135,26 @@ class NbdSocketUnusable(HypervisorError):
     )
 
 
+class NotGranted(HypervisorError):
+    """QEMU's user could not be let in."""
+
+    exit_code = 8
+    msg_fmt = (
+        "QEMU's user cannot be let in to %(path)s: %(reason)s. It must be on a file system with access lists, in a "
+        "folder of this process's user."
+    )
+
+
+class FolderUnusable(HypervisorError):
+    """A folder for sockets could not be made."""
+
+    exit_code = 8
+    msg_fmt = (
+        "The folder for sockets %(path)s cannot be used: %(reason)s. Make %(parent)s for user %(user)d with mode 0711, "
+        "by systemd-tmpfiles for instance."
+    )
+
+
 class AgentSilent(HypervisorError):
     """No guest agent answers."""
 
@@ -171,5 +191,6 @@ class NetworkFailed(HypervisorError):
     """A network for a guest could not be made."""
 
     msg_fmt = (
-        "The network of a scratch guest could not be made (ip %(command)s): %(reason)s. Root is needed, and iproute2."
+        "The network of a scratch guest could not be made (%(command)s): %(reason)s. CAP_SYS_ADMIN and CAP_NET_ADMIN "
+        "are needed, and iproute2."
     )

@@ -22,7 +22,6 @@ class ScratchDomain:
 
     name: str
     disk: Path
-    console: Path
     taps: tuple[str, ...]
 
 
@@ -40,7 +39,7 @@ def describe(text: str, machine: DomainMachine, own: ScratchDomain, view: DiskVi
         for old in devices.findall(tag):
             devices.remove(old)
     _set_cards(devices, own.taps)
-    _set_ports(devices, own.console)
+    _set_ports(devices)
     _set_disk(devices, own.disk)
     root = domain_xml.parse(domain_xml.likeness(ET.tostring(root, encoding="unicode"), machine, None, view))
     below = root.find("./devices/disk/backingStore/backingStore/source")
@@ -71,15 +70,13 @@ def _set_cards(devices: ET.Element, taps: tuple[str, ...]) -> None:
         ET.SubElement(card, "target", {"dev": tap, "managed": "yes"})
 
 
-def _set_ports(devices: ET.Element, console: Path) -> None:
-    """Serial ports go to files, channels to sockets of libvirt's own choice."""
-    for number, port in enumerate(devices.findall("serial")):
+def _set_ports(devices: ET.Element) -> None:
+    """Serial ports go to terminals that libvirt shows, channels to sockets of libvirt's own choice."""
+    for port in devices.findall("serial"):
         for child in list(port):
             if child.tag not in ("target", "address"):
                 port.remove(child)
         port.set("type", "pty")
-        path = console if number == 0 else console.with_name(f"{console.name}.{number}")
-        ET.SubElement(port, "log", {"file": str(path), "append": "off"})
     for channel in devices.findall("channel"):
         for old in channel.findall("source"):
             channel.remove(old)

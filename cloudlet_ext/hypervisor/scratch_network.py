@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scratch network: a network namespace in which there is a guest and this process, and nobody else.
+"""Scratch network: a network namespace in which there is a guest and who asks it, and nobody else.
 
 A guest that is there by mistake of nobody's making, a copy of one that runs, must meet neither the original nor the
-world. Needs root, and ``ip`` of iproute2.
+world. The namespace has no name and no file: it goes with the process that made it, however that ends. Needs the
+capabilities CAP_SYS_ADMIN and CAP_NET_ADMIN, and ``ip`` of iproute2.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
-import queue
+import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from cloudlet_ext.hypervisor import errors
 
-_NAMESPACES = Path("/run/netns")
+_OWN = "/proc/thread-self/ns/net"
 _CLONE_NEWNET = 0x40000000
 _TIMEOUT_S = 10.0
 
@@ -36,11 +36,10 @@ class Neighbour:
 
 
 class ScratchNetwork:
-    """The namespace ``name``, which goes with :meth:`close`. :class:`errors.NetworkFailed`."""
+    """A namespace, which goes with :meth:`close`. :class:`errors.NetworkFailed`."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        _ip("netns", "add", name)
+    def __init__(self) -> None:
+        self._namespace = _in_thread(_unshare)
         try:
             self._inside("link", "set", "lo", "up")
         except BaseException:
@@ -49,53 +48,66 @@ class ScratchNetwork:
 
     def take(self, neighbour: Neighbour) -> None:
         """Move a tap device of a domain into the namespace, and give it this side's address."""
-        _ip("link", "set", "dev", neighbour.tap, "netns", self.name)
+        where = f"/proc/self/fd/{self._namespace}"
+        _ip("link", "set", "dev", neighbour.tap, "netns", where, keep=(self._namespace,))
         self._inside("link", "set", "dev", neighbour.tap, "up")
         family = ["nodad"] if ":" in neighbour.address else []
         self._inside("address", "add", neighbour.address, "dev", neighbour.tap, *family)
 
-    def call(self, function: Callable[[], T]) -> T:
-        """Call a function in a thread of the namespace; what it returns, or raises."""
-        answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-
-        def run() -> None:
-            try:
-                with _entered(self.name):
-                    answers.put((function(), None))
-            except BaseException as failure:  # noqa: BLE001 - raised again by the caller
-                answers.put((None, failure))
-
-        threading.Thread(target=run, name="scratch-network", daemon=True).start()
-        answer, failure = answers.get()
-        if failure is not None:
-            raise failure
-        return answer  # type: ignore[return-value]
-
-    def _inside(self, *words: str) -> None:
-        _ip("-netns", self.name, *words)
+    def open_socket(self, family: int) -> socket.socket:
+        """A TCP socket of the namespace, wherever it is used; AF_INET or AF_INET6."""
+        return self._call(lambda: socket.socket(family, socket.SOCK_STREAM))
 
     def close(self) -> None:
-        """Remove the namespace."""
-        with contextlib.suppress(errors.NetworkFailed):
-            _ip("netns", "delete", self.name)
+        """Let the namespace go, and with it what is in there; may be called twice."""
+        if self._namespace >= 0:
+            os.close(self._namespace)
+            self._namespace = -1
+
+    def _inside(self, *words: str) -> None:
+        self._call(lambda: _ip(*words))
+
+    def _call(self, function: Callable[[], T]) -> T:
+        def run() -> T:
+            _libc("setns", self._namespace, _CLONE_NEWNET)
+            return function()
+
+        return _in_thread(run)
 
 
-@contextlib.contextmanager
-def _entered(name: str) -> Iterator[None]:
-    """This thread is in the namespace; it must not do anything else afterwards."""
-    descriptor = os.open(_NAMESPACES / name, os.O_RDONLY | os.O_CLOEXEC)
+def _unshare() -> int:
+    """A new namespace's descriptor."""
+    _libc("unshare", _CLONE_NEWNET)
+    return os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _in_thread(function: Callable[[], T]) -> T:
+    """Call a function that changes its thread's namespace, in a thread that does nothing else afterwards."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(function())
+        except BaseException as failure:  # noqa: BLE001 - raised again by the caller
+            answer.set_exception(failure)
+
+    threading.Thread(target=run, name="scratch-network", daemon=True).start()
+    return answer.result()
+
+
+def _libc(name: str, *arguments: int) -> None:
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
+        reason = os.strerror(ctypes.get_errno())
+        raise errors.NetworkFailed(command=name, reason=reason)
+
+
+def _ip(*words: str, keep: tuple[int, ...] = ()) -> None:
     try:
-        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"the network namespace {name} cannot be entered")
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _ip(*words: str) -> None:
-    try:
-        done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            ["ip", *words], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, pass_fds=keep
+        )
     except (OSError, subprocess.TimeoutExpired) as failure:
-        raise errors.NetworkFailed(command=" ".join(words), reason=str(failure)) from failure
+        raise errors.NetworkFailed(command=f"ip {' '.join(words)}", reason=str(failure)) from failure
     if done.returncode:
-        raise errors.NetworkFailed(command=" ".join(words), reason=done.stderr.strip() or f"status {done.returncode}")
+        reason = done.stderr.strip() or f"status {done.returncode}"
+        raise errors.NetworkFailed(command=f"ip {' '.join(words)}", reason=reason)

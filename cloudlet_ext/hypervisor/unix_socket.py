@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+SHARED = 0o660
+"""Mode of a socket for those whom the access list of its folder names; see :mod:`cloudlet_ext.hypervisor.access`."""
+
 
 @contextmanager
 def _short(path: Path) -> Iterator[str]:
@@ -49,16 +52,3 @@ def listen(path: Path, backlog: int, mode: int = 0o600) -> socket.socket:
             path.unlink(missing_ok=True)
         raise
     return listener
-
-
-def admit_owner(path: Path) -> None:
-    """Let whoever owns the folder of a socket use it: QEMU, which libvirt may run as another user; OSError.
-
-    Root gives it away. Another user cannot: where the folder is open to others (only its name is a secret), so is the
-    socket then.
-    """
-    folder = path.parent.stat()
-    if os.geteuid() == 0:
-        os.chown(path, folder.st_uid, -1)
-    elif folder.st_mode & 0o022:
-        path.chmod(0o666)

@@ -45,14 +45,11 @@ class ArrivingLayer:
         self._file = Qcow2View(scratch / "layer.qcow2", table, layout.disk_chunks)
         self._socket = folder / _SOCKET
         try:
-            self._nbd = NbdServer(self._socket, self._file.file_bytes, self._read, name=_EXPORT)
+            self._nbd = NbdServer(
+                self._socket, self._file.file_bytes, self._read, name=_EXPORT, mode=unix_socket.SHARED
+            )
         except BaseException:
             self._file.close()
-            raise
-        try:
-            unix_socket.admit_owner(self._socket)
-        except BaseException:
-            self.close()
             raise
 
     def view(self, base: str, base_format: str) -> DiskView:

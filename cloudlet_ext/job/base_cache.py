@@ -24,6 +24,7 @@ from cloudlet_ext.engine.base_file import BaseFile
 from cloudlet_ext.engine.base_import import discard_import, import_base, partial_folder
 from cloudlet_ext.engine.errors import EngineError, FormatError
 from cloudlet_ext.engine.file_source import FileSource
+from cloudlet_ext.hypervisor import access
 from cloudlet_ext.job import errors
 from cloudlet_ext.job.images import Images
 from cloudlet_ext.worker.report import Report
@@ -73,8 +74,7 @@ class BaseCache:
 
     def __init__(self, folder: Path, limit_bytes: int = 0, keep_s: float = 0.0, in_use: Collection[str] = ()) -> None:
         self.folder, self._limit, self._keep_s, self._in_use = folder, limit_bytes, keep_s, frozenset(in_use)
-        # QEMU, which is another user, maps the pages: it may pass, and nobody may list.
-        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @classmethod
     def of_job(cls, job: dict[str, Any]) -> BaseCache:
@@ -121,14 +121,18 @@ class BaseCache:
             if made.base_id != base_id:
                 shutil.rmtree(final, ignore_errors=True)
                 raise errors.BaseMismatch(what="The base's images", found=made.base_id[:12], expected=base_id[:12])
-        self._share(final)
         self.evict(keep=base_id)
 
-    def _share(self, folder: Path) -> None:
-        """QEMU may map the pages and read the disk; nobody may list the folder, whose name is no secret."""
-        folder.chmod(0o711)
-        for name in ("memory", "disk.qcow2"):
-            (folder / name).chmod(0o444)
+    def admit(self, base: Base, user: int | None) -> None:
+        """Let QEMU's user map the pages and read the disk of a base in use; :class:`NotGranted`.
+
+        Nobody else may: its name is no secret, it is on the command line of every QEMU that runs on it.
+        """
+        for path in (base.memory_path, base.disk_path):
+            access.grant(path, user, access.READ)
+        for folder in (base.memory_path.parent, self.folder):
+            access.grant(folder, user, access.PASS)
+        access.let_pass(self.folder.parent, user)
 
     def add(self, made: Path, base_id: str) -> None:
         """Take a base directory that was made here, unless it is there already, and whole."""
@@ -141,7 +145,6 @@ class BaseCache:
                 if final.exists():
                     shutil.rmtree(final)
                 made.rename(final)
-                self._share(final)
         self.evict(keep=base_id)
 
     def _open(self, base_id: str) -> Base | None:

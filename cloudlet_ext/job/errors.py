@@ -48,6 +48,21 @@ class BaseMismatch(JobError):
     msg_fmt = "%(what)s is of base %(found)s, expected base %(expected)s."
 
 
+class NotPrivileged(JobError):
+    """nova-compute's user may not make the network of a scratch guest."""
+
+    msg_fmt = (
+        "The working set cannot be recorded: %(helper)s does not start a daemon for its network (%(reason)s; the log "
+        'of nova-compute may say more). Let it, as the installation guide tells ("Recording"), or leave the probe out.'
+    )
+
+
+class NotRecordable(JobError):
+    """This host runs no scratch guest."""
+
+    msg_fmt = "The working set cannot be recorded here: %(reason)s. Or leave the probe out."
+
+
 class NotRecorded(JobError):
     """What an overlay needs first could not be recorded."""
 

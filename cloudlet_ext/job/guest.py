@@ -105,12 +105,17 @@ def connection(job: dict[str, Any]) -> Iterator[libvirt.virConnect]:
             connected.close()
 
 
+def shared_folder(job: dict[str, Any], connected: libvirt.virConnect) -> contextlib.AbstractContextManager[Path]:
+    """A folder of the job's own for sockets that are shared with QEMU."""
+    return domain.shared_folder(connected, Path(job["sockets"]), job["operation"])
+
+
 @contextlib.contextmanager
 def running_guest(job: dict[str, Any]) -> Iterator[DomainGuest]:
     """The domain that the job is about; :class:`errors.BadJob` when it does not run."""
     with (
         connection(job) as connected,
-        domain.shared_folder(connected, Path(job["sockets"])) as folder,
+        shared_folder(job, connected) as folder,
     ):
         handle = domain.find(connected, job["server"])
         guest = DomainGuest(handle, DomainMonitor(handle), DomainProcess(handle, folder))

@@ -28,7 +28,6 @@ from cloudlet_ext.job.base_cache import BaseCache, fetch_images
 from cloudlet_ext.job.channel import Channel
 from cloudlet_ext.job.guest import DomainGuest, running_guest, scratch_folder
 from cloudlet_ext.job.images import Images
-from cloudlet_ext.job.working_set import record
 from cloudlet_ext.worker.overlay_creation import MemoryChanges
 from cloudlet_ext.worker.report import Report
 
@@ -37,6 +36,11 @@ _TRIM_TIMEOUT_S = 30
 
 def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]:
     """Capture, compare, compress, upload; what the operation has to tell."""
+    if job.get("record"):
+        # oslo.privsep, which it needs, costs a process half a second and 40 MiB.
+        from cloudlet_ext.job import working_set
+
+        working_set.require_recordable(job)
     images, cache = Images.of_job(job), BaseCache.of_job(job)
     fetch = fetch_images(images, job["base_image"], job["base_memory_image"], report)
     with scratch_folder(job) as scratch, cache.using(job["base_id"], fetch, report) as base:
@@ -58,14 +62,14 @@ def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]
             )
         finally:
             plan.close()
-        working_set = 0
+        needed_first = 0
         if job.get("record"):
             with scratch_folder(job) as room:
-                summary, working_set = record(job, out, description, base, room, report)
+                summary, needed_first = working_set.record(job, out, description, cache, base, room, report)
         report.stage("upload")
         images.update(job["overlay_image"], cloudlet_overlay_id=summary.overlay_id, cloudlet_base_id=base.base_id)
         images.upload(job["overlay_image"], out, report.progress)
-    return {**_facts(summary), "working_set_chunks": working_set, "pause_s": pause_s}
+    return {**_facts(summary), "working_set_chunks": needed_first, "pause_s": pause_s}
 
 
 def require_over(disk: Path, below: str) -> None:

@@ -26,7 +26,7 @@ from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.qcow2 import Qcow2Image
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.engine.source import Source, open_source
-from cloudlet_ext.hypervisor import domain, domain_xml, host_cpu
+from cloudlet_ext.hypervisor import domain, domain_xml, host_cpu, userfault
 from cloudlet_ext.hypervisor.device_state import DeviceState
 from cloudlet_ext.hypervisor.domain_xml import MAPPED_RAM, DomainMachine
 from cloudlet_ext.hypervisor.errors import HypervisorError
@@ -37,7 +37,7 @@ from cloudlet_ext.job.arriving_layer import ArrivingLayer
 from cloudlet_ext.job.base_cache import BaseCache, fetch_images
 from cloudlet_ext.job.channel import Channel
 from cloudlet_ext.job.domain_host import DomainHost
-from cloudlet_ext.job.guest import DomainGuest, connection, scratch_folder
+from cloudlet_ext.job.guest import DomainGuest, connection, scratch_folder, shared_folder
 from cloudlet_ext.job.images import Images
 from cloudlet_ext.worker import early_start, layer, pages, placement
 from cloudlet_ext.worker.arrival import Arrival
@@ -105,6 +105,7 @@ def run_synthesis(job: dict[str, Any], channel: Channel, report: Report) -> dict
             overlay.chunk_segments,
             local=isinstance(source, FileSource),
             rate_bytes_per_s=source.rate_bytes_per_s,
+            obstacle=userfault.obstacle(*domain.qemu_ids(place.libvirt)),
         )
         report.note(f"placement: {chosen.kind} ({chosen.reason})")
         bring_up = _early if chosen.kind == EARLY else _mapped
@@ -127,14 +128,15 @@ def run_resume(job: dict[str, Any], channel: Channel, report: Report) -> dict[st
 
 @contextlib.contextmanager
 def _place(job: dict[str, Any], channel: Channel, report: Report, images: Images) -> Any:
-    fetch = fetch_images(images, job["base_image"], job["base_memory_image"], report)
+    fetch, cache = fetch_images(images, job["base_image"], job["base_memory_image"], report), BaseCache.of_job(job)
     with (
         scratch_folder(job) as scratch,
-        BaseCache.of_job(job).using(job["base_id"], fetch, report) as base,
+        cache.using(job["base_id"], fetch, report) as base,
         connection(job) as connected,
-        domain.shared_folder(connected, Path(job["sockets"])) as folder,
+        shared_folder(job, connected) as folder,
         contextlib.ExitStack() as stack,
     ):
+        cache.admit(base, domain.qemu_user(connected))
         place = _Place(job, channel, report, base, scratch, folder, connected, stack)
         host_cpu.require(connected, place.machine, domain_xml.parse(job["xml"]).get("type", "kvm"))
         yield place

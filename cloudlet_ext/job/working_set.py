@@ -20,13 +20,18 @@ from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.overlay_writer import OverlaySummary, reorder_overlay
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.engine.view import TargetView
-from cloudlet_ext.hypervisor import domain, domain_xml, scratch_domain
+from cloudlet_ext.hypervisor import access, domain, domain_xml, scratch_domain, userfault
+from cloudlet_ext.hypervisor.domain_console import DomainConsole
 from cloudlet_ext.hypervisor.domain_xml import DomainMachine
 from cloudlet_ext.hypervisor.scratch_domain import ScratchDomain
-from cloudlet_ext.hypervisor.scratch_network import Neighbour, ScratchNetwork
+from cloudlet_ext.hypervisor.scratch_network import Neighbour
 from cloudlet_ext.job import errors, guest_probe
 from cloudlet_ext.job.arriving_layer import ArrivingLayer
-from cloudlet_ext.job.guest import DomainGuest, connection
+from cloudlet_ext.job.base_cache import BaseCache
+from cloudlet_ext.job.guest import DomainGuest, connection, shared_folder
+from cloudlet_ext.job.scratch import Network
+from cloudlet_ext.job.scratch import network as scratch_network
+from cloudlet_ext.job.scratch import prepare as prepare_network
 from cloudlet_ext.job.synthesis import NoGuest
 from cloudlet_ext.worker import early_start
 from cloudlet_ext.worker.arrival import Arrival
@@ -43,12 +48,13 @@ class _ScratchHost:
     job: dict[str, Any]
     run: Arrival
     layer: ArrivingLayer
-    network: ScratchNetwork
+    network: Network
     own: ScratchDomain
     description: str
     libvirt: libvirt.virConnect
     folder: Path
     stack: contextlib.ExitStack
+    console: DomainConsole | None = None
 
     def show(self, view: TargetView, fetcher: Fetcher) -> None:
         """What the disk holds."""
@@ -65,6 +71,9 @@ class _ScratchHost:
             self.network.take(Neighbour(tap, _across(card)))
         guest = DomainGuest(handle, domain.DomainMonitor(handle), domain.DomainProcess(handle, self.folder))
         self.stack.callback(guest.monitor.close)
+        if guest_probe.is_of_console(self.job["record"]):
+            self.console = DomainConsole(self.libvirt, handle)
+            self.stack.callback(self.console.close)
         machine.require_same(domain_xml.describe(guest.description), "The scratch guest is another machine")
         guest.monitor.execute("migrate-set-capabilities", capabilities=early_start.POSTCOPY)
         self.run.guest = guest
@@ -76,7 +85,7 @@ class _ScratchHost:
     def reply(self, feed: Feed) -> bytes | None:
         """Wait for its answer."""
         cards = self.job["addresses"]
-        attempt = guest_probe.parse(self.job["record"], cards[0]["address"] if cards else "", self.own.console)
+        attempt = guest_probe.parse(self.job["record"], cards[0]["address"] if cards else "", self.console)
         guest_probe.wait(attempt, self.network, feed.check, self.job["record_timeout_s"])
         return b""
 
@@ -84,8 +93,23 @@ class _ScratchHost:
         """It needs none: it goes."""
 
 
+def require_recordable(job: dict[str, Any]) -> None:
+    """Before anything is done: whether there can be a scratch guest, and its network; NotRecordable, NotPrivileged."""
+    with connection(job) as connected:
+        obstacle = userfault.obstacle(*domain.qemu_ids(connected))
+    if obstacle is not None:
+        raise errors.NotRecordable(reason=obstacle)
+    prepare_network(job["privsep_helper"])
+
+
 def record(
-    job: dict[str, Any], overlay_path: Path, description: str, base: Base, scratch: Path, report: Report
+    job: dict[str, Any],
+    overlay_path: Path,
+    description: str,
+    cache: BaseCache,
+    base: Base,
+    scratch: Path,
+    report: Report,
 ) -> tuple[OverlaySummary, int]:
     """Write the overlay again with what it needed at its front; the new file's facts, and how many chunks these are.
 
@@ -96,7 +120,7 @@ def record(
         overlay = OverlayFile.open(source)
         recorder = Recorder(overlay.layout.disk_chunks)
         run = prepare(scratch, report, overlay, base, NoGuest(), lambda state: state)
-        with contextlib.closing(run.store), _scratch(job, description, run, scratch, recorder) as host:
+        with contextlib.closing(run.store), _scratch(job, description, cache, run, scratch, recorder) as host:
             early_start.bring_up(run, source, host, recorder)
     order = recorder.order
     report.stage("reorder")
@@ -111,24 +135,27 @@ def record(
 
 @contextlib.contextmanager
 def _scratch(
-    job: dict[str, Any], description: str, run: Arrival, scratch: Path, recorder: Recorder
+    job: dict[str, Any], description: str, cache: BaseCache, run: Arrival, scratch: Path, recorder: Recorder
 ) -> Iterator[_ScratchHost]:
     """Whoever starts the guest to be; all of it goes with the block."""
     token, layout, disk = secrets.token_hex(4), run.base.layout, run.base.disk_path
     taps = tuple(f"clr{token}{number}" for number in range(len(domain_xml.interfaces(description))))
-    own = ScratchDomain(f"cloudlet-{token}", scratch / "scratch.qcow2", scratch / "console.log", taps)
-    # QEMU, another user, must find its disk.
-    for folder in (scratch.parent, scratch):
-        folder.chmod(0o711)
+    own = ScratchDomain(f"cloudlet-{token}", scratch / "scratch.qcow2", taps)
     Qcow2Writer.create(own.disk, layout.disk_bytes, str(disk), "qcow2").close()
     with (
         connection(job) as connected,
-        domain.shared_folder(connected, Path(job["sockets"])) as sockets,
+        shared_folder(job, connected) as sockets,
         contextlib.ExitStack() as stack,
     ):
+        user = domain.qemu_user(connected)
+        cache.admit(run.base, user)
+        # It must find its disk; and nova-compute, which looks at the disks of all domains, must be able to read it.
+        for folder in (scratch.parent, scratch):
+            access.grant(folder, user, access.PASS)
+        access.keep(own.disk, user)
         layer = ArrivingLayer(sockets, scratch, run.view.table, layout, recorder.disk_chunks)
         stack.callback(layer.close)
-        network = ScratchNetwork(own.name)
+        network = scratch_network()
         stack.callback(network.close)
         try:
             yield _ScratchHost(job, run, layer, network, own, description, connected, sockets, stack)

@@ -10,6 +10,7 @@ from nova import conf as nova_conf
 from nova.image import glance
 from oslo_log import log as logging
 
+from cloudlet_ext import privsep
 from cloudlet_ext.nova import jobs, leftovers, server_end, task_states
 from cloudlet_ext.nova.claims import Claims, TooLate
 from cloudlet_ext.nova.runner import Runner, Task
@@ -63,6 +64,7 @@ class Captures:
                 "record": record,
                 "record_timeout_s": CONF.cloudlet.record_timeout,
                 "addresses": jobs.addresses(instance) if record else [],
+                "privsep_helper": privsep.helper(),
             }
             return {**jobs.common(context, task.operation, self._in_use()), **own}
 

@@ -36,11 +36,12 @@ def last_word(operation_id: str) -> Path:
     return folder("operations") / f"{operation_id}.last"
 
 
-def clear_scratch(operation_id: str) -> None:
-    """Remove what a worker that was killed has left: as much as its guest has memory, perhaps."""
-    for path in folder("scratch").glob(f"{operation_id}-*"):
-        LOG.warning("Operation %s has left %s, it is removed", operation_id, path)
-        shutil.rmtree(path, ignore_errors=True)
+def remove_leavings(operation_id: str) -> None:
+    """Remove what the worker of an operation has left in folders of its own: nothing, unless it was killed."""
+    for parent in (folder("scratch"), _SOCKETS):
+        for path in parent.glob(f"{operation_id}-*"):
+            LOG.info("Removing %s, which a worker has left", path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def common(context: Any, operation: Operation, in_use: Iterable[str]) -> dict[str, Any]:

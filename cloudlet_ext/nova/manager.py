@@ -178,7 +178,7 @@ class CloudletManager:
             return
         if worker is not None:
             worker.end()
-        jobs.clear_scratch(operation.id)
+        jobs.remove_leavings(operation.id)
         self._runner.store.end(operation, FAILED, _RESTARTED)
         if operation.images and operation.type in _MAKE_IMAGES:
             made = list(operation.images.values())
@@ -205,20 +205,20 @@ class CloudletManager:
             # What is left of its guest here waits for memory that is of no use any more.
             self.synthesiser.power_off(instance.uuid)
             worker.end()
-            jobs.clear_scratch(operation.id)
+            jobs.remove_leavings(operation.id)
             task.ended(_MOVED)
             return
         if instance is None or synthesiser.base_of(instance) is None:
             # Its guest never ran.
             worker.end()
-            jobs.clear_scratch(operation.id)
+            jobs.remove_leavings(operation.id)
             self.synthesiser.give_up(operation.server_id, _NOT_BUILT, task.hosts)
             task.ended(_NOT_BUILT)
             return
         worker.wait()
         said = workers.last_word(jobs.last_word(operation.id)) or {}
         jobs.last_word(operation.id).unlink(missing_ok=True)
-        jobs.clear_scratch(operation.id)
+        jobs.remove_leavings(operation.id)
         if said.get("event") == "done":
             self.synthesiser.complete(instance.uuid, task.hosts)
             task.ended(None, said.get("result"))

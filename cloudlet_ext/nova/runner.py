@@ -81,7 +81,7 @@ class Task:
                 self.worker.end()
         finally:
             self._runner.slots.give_back()
-        jobs.clear_scratch(self.operation.id)
+        jobs.remove_leavings(self.operation.id)
         with contextlib.suppress(OSError):
             jobs.last_word(self.operation.id).unlink(missing_ok=True)
 

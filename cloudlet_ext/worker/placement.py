@@ -32,11 +32,15 @@ def choose(
     *,
     local: bool,
     rate_bytes_per_s: float | None,
+    obstacle: str | None = None,
 ) -> Placement:
     """Choose by the time until the guest can answer: all of the overlay, or its working set and a penalty.
 
     ``local``: the overlay is a file here. Without a recorded working set half of the overlay is taken to be needed.
+    ``obstacle``: why no guest can start early here.
     """
+    if asked == EARLY and obstacle is not None:
+        raise errors.PlacementImpossible(placement=EARLY, reason=obstacle)
     if asked == EARLY and eager:
         raise errors.PlacementImpossible(
             placement=EARLY, reason="with --eager everything is here before the guest runs; leave one of them out"
@@ -51,6 +55,8 @@ def choose(
     needed = first if recorded else total // 2
     if local:
         return Placement(MAPPED, "the overlay is on this host")
+    if obstacle is not None:
+        return Placement(MAPPED, obstacle)
     if rate_bytes_per_s is None:
         if total < _SMALL_BYTES:
             return Placement(MAPPED, f"the overlay is small ({total / 1e6:.1f} MB)")

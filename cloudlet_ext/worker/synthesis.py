@@ -26,6 +26,7 @@ from cloudlet_ext.engine.slot_store import SlotStore
 from cloudlet_ext.engine.source import Source, SourcePolicy, open_source
 from cloudlet_ext.engine.statistics import Statistics, count_classes
 from cloudlet_ext.engine.view import TargetView
+from cloudlet_ext.hypervisor import userfault
 from cloudlet_ext.hypervisor.device_state import DeviceState
 from cloudlet_ext.hypervisor.guest import Guest
 from cloudlet_ext.hypervisor.machine import MachineDescription
@@ -159,6 +160,7 @@ def _place(request: SynthesisRequest, overlay: OverlayFile, source: Source) -> p
         overlay.chunk_segments,
         local=isinstance(source, FileSource),
         rate_bytes_per_s=source.rate_bytes_per_s,
+        obstacle=userfault.obstacle(),
     )
 
 

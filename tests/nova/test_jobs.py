@@ -23,9 +23,9 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
 
 def test_what_a_killed_worker_has_left_is_removed(scratch: Path) -> None:
     """All of it, and nothing of another one's."""
-    jobs.clear_scratch("one")
+    jobs.remove_leavings("one")
     for name in ("one-a1", "one-b2", "other-c3"):
         (scratch / name / "base").mkdir(parents=True)
         (scratch / name / "base" / "memory").write_bytes(b"x")
-    jobs.clear_scratch("one")
+    jobs.remove_leavings("one")
     assert [path.name for path in scratch.iterdir()] == ["other-c3"]

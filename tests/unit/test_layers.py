@@ -28,8 +28,8 @@ LIBRARIES = {
     "engine": {"PIL", "backports", "blake3", "cryptography", "numpy", "urllib3"},
     "hypervisor": {"numpy", "qemu", "libvirt", "libvirt_qemu"},
     "worker": {"numpy"},
-    "job": {"numpy", "libvirt", "glanceclient", "keystoneauth1"},
-    LEAVES: {"pbr", "oslo_config", "oslo_policy"},
+    "job": {"numpy", "libvirt", "glanceclient", "keystoneauth1", "oslo_privsep"},
+    LEAVES: {"pbr", "oslo_config", "oslo_policy", "oslo_privsep"},
 }
 """What layers without OpenStack may use from outside; what is not named here (``cmd``) may use what it wants."""
 

@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-NOBODY = 65534
+NOBODY, SOMEBODY = 65534, 65533
+"""Two users without rights."""
 
 
 @contextlib.contextmanager
@@ -21,7 +22,7 @@ def open_folder() -> Iterator[Path]:
         yield folder
 
 
-def as_nobody(act: Callable[[], str]) -> str:
+def as_nobody(act: Callable[[], str], user: int = NOBODY) -> str:
     """What ``act`` gives in a process of that user; of the user that the tests run as, where that is not root."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -29,8 +30,8 @@ def as_nobody(act: Callable[[], str]) -> str:
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
+                os.setgid(user)
+                os.setuid(user)
             os.write(writer, act().encode())
         except BaseException:  # noqa: BLE001 - the border of the process
             traceback.print_exc()

@@ -229,7 +229,7 @@ def test_a_generation_id_is_given_or_renewed() -> None:
 
 
 def scratch() -> ET.Element:
-    own = ScratchDomain("cloudlet-1", Path("/scratch/disk"), Path("/scratch/console"), ("clr0",))
+    own = ScratchDomain("cloudlet-1", Path("/scratch/disk"), ("clr0",))
     return domain_xml.parse(scratch_domain.describe(RUNNING, domain_xml.describe(RUNNING), own, VIEW))
 
 

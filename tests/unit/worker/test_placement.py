@@ -46,6 +46,17 @@ def test_eager_is_mapped_and_excludes_early() -> None:
     assert caught.value.exit_code == 2
 
 
+def test_where_no_guest_can_start_early() -> None:
+    def choose_here(asked: str, *, local: bool = False) -> Placement:
+        return choose(asked, False, LARGE, local=local, rate_bytes_per_s=SLOW, obstacle="the kernel does not let it")
+
+    assert choose_here("auto") == Placement("mapped", "the kernel does not let it")
+    assert choose_here("auto", local=True).reason == "the overlay is on this host"
+    assert choose_here("mapped") == Placement("mapped", "asked for")
+    with pytest.raises(PlacementImpossible, match="early cannot be used: the kernel does not let it"):
+        choose_here("early")
+
+
 @pytest.mark.parametrize(
     ("of", "rate", "kind", "reason"),
     [
