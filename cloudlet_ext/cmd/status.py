@@ -6,7 +6,6 @@ Reads nova.conf as Nova does (``--config-file`` names another), imports nothing 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -22,8 +21,10 @@ from oslo_upgradecheck.upgradecheck import Code, Result
 
 from cloudlet_ext import conf as cloudlet_conf
 from cloudlet_ext.cmd import driver_link, service_host
+from cloudlet_ext.cmd.compute_host import ask_libvirt, recording_obstacle
 from cloudlet_ext.cmd.driver_link import LinkError, NovaMissing, user_name
 from cloudlet_ext.cmd.paste_file import PasteError, PasteFile
+from cloudlet_ext.hypervisor import access, userfault
 
 COMPUTE_DRIVER = "cloudlet.CloudletDriver"
 
@@ -35,14 +36,6 @@ QEMU_NEEDED = (8, 2)
 
 LIBVIRT_NEEDED = (8, 0)
 """What Nova 34 asks for; the extension needs nothing newer."""
-
-_LIBVIRT_TIMEOUT_S = 20
-_LIBVIRT_PROBE = """\
-import json, sys
-import libvirt
-connection = libvirt.openReadOnly(sys.argv[1])
-print(json.dumps([connection.getLibVersion(), connection.getVersion()]))
-"""
 
 _LINK = 'Write the link with "cloudlet-manage driver link".'
 
@@ -125,11 +118,11 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
             return Result(Code.SUCCESS, "Not needed here.")
         uri = self._conf.libvirt.connection_uri or "qemu:///system"
         try:
-            libvirt, qemu = libvirt_versions(uri)
+            found = ask_libvirt(uri)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             return self._judge_qemu_program(f"libvirt does not answer at {uri} ({error})")
-        told = f"libvirt {_dotted(libvirt)}, QEMU {_dotted(qemu)}"
-        if libvirt < LIBVIRT_NEEDED or qemu < QEMU_NEEDED:
+        told = f"libvirt {_dotted(found.version)}, QEMU {_dotted(found.qemu_version)}"
+        if found.version < LIBVIRT_NEEDED or found.qemu_version < QEMU_NEEDED:
             needed = f"libvirt {_dotted(LIBVIRT_NEEDED)} and QEMU {_dotted(QEMU_NEEDED)}"
             return Result(Code.FAILURE, f"{told}; {needed} or newer are needed.")
         return Result(Code.SUCCESS, told)
@@ -148,6 +141,28 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
             return Result(Code.SUCCESS, "Not needed here.")
         return self._judge_folder(self._sockets, "sockets are in")
 
+    def check_early_start(self) -> Result:
+        """Whether QEMU may catch page faults, without which no guest runs while its overlay arrives."""
+        if not self._is_compute():
+            return Result(Code.SUCCESS, "Not needed here.")
+        try:
+            found = ask_libvirt(self._conf.libvirt.connection_uri or "qemu:///system")
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            return Result(Code.WARNING, f"libvirt does not tell as whom QEMU runs ({error}).")
+        reason = userfault.obstacle(found.qemu_user, found.qemu_group)
+        if reason is not None:
+            return Result(Code.WARNING, f"No guest starts early, and no working set can be recorded: {reason}.")
+        return Result(Code.SUCCESS)
+
+    def check_recording(self) -> Result:
+        """Whether the network of a scratch guest can be made."""
+        if not self._is_compute():
+            return Result(Code.SUCCESS, "Not needed here.")
+        reason = recording_obstacle(self._conf.cloudlet_privileged.helper_command, self._conf.rootwrap_config)
+        if reason is not None:
+            return Result(Code.WARNING, f'No working set can be recorded: {reason}. See "Recording" in the guide.')
+        return Result(Code.SUCCESS)
+
     def check_restart(self) -> Result:
         """What ends with nova-compute."""
         return service_host.judge_restart(self._proc)
@@ -164,6 +179,8 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
         ("Root disks", check_root_disks),
         ("State path", check_state_path),
         ("Socket folder", check_socket_folder),
+        ("Early start", check_early_start),
+        ("Recording", check_recording),
         ("Restart", check_restart),
         ("Notifications", check_notifications),
     )
@@ -175,6 +192,10 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
             return Result(Code.FAILURE, f"{what} {path}, but {nearest} is a file.")
         if not os.access(nearest, os.W_OK | os.X_OK):
             return Result(Code.FAILURE, f"{nearest} is not writable for {user_name(os.geteuid())}; {what} {path}.")
+        if not access.is_kept(nearest):
+            return Result(
+                Code.FAILURE, f"The file system of {nearest} keeps no access lists (POSIX ACLs); {what} {path}."
+            )
         nova = Path(self._conf.state_path)
         if os.geteuid() == 0 and nova.is_dir() and nearest.stat().st_uid != nova.stat().st_uid:
             # Root may write anywhere, nova-compute's user is told by what else is its.
@@ -216,24 +237,6 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]  # oslo.upgrad
         return Result(Code.WARNING, f"{told}. Check again when libvirt runs.")
 
 
-def libvirt_versions(uri: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(libvirt, QEMU), each (major, minor, release); OSError, SubprocessError, ValueError when there is no answer.
-
-    In a process of its own: libvirt's Python module need not be there, and a libvirtd that hangs must not hang this.
-    """
-    command = [sys.executable, "-c", _LIBVIRT_PROBE, uri]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=_LIBVIRT_TIMEOUT_S, check=False)
-    if ended.returncode:
-        raise ValueError((ended.stderr.strip().splitlines() or ["no reason given"])[-1])
-    libvirt, qemu = json.loads(ended.stdout.splitlines()[-1])
-    return _parts(libvirt), _parts(qemu)
-
-
-def _parts(number: int) -> tuple[int, int, int]:
-    """libvirt's form of a version: major * 1000000 + minor * 1000 + release."""
-    return number // 1_000_000, number // 1000 % 1000, number % 1000
-
-
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
@@ -257,6 +260,8 @@ def configuration() -> cfg.ConfigOpts:
     ]
     conf.register_opts(notifications, group="notifications")
     conf.register_opt(cfg.MultiStrOpt("driver", default=[]), group="oslo_messaging_notifications")
+    conf.register_opt(cfg.StrOpt("rootwrap_config", default="/etc/nova/rootwrap.conf"))
+    conf.register_opt(cfg.StrOpt("helper_command"), group="cloudlet_privileged")
     return conf
 
 

@@ -71,7 +71,7 @@ class DevStack:
         self.paste.write_text(stock_paste())
         self.apparmor = folder / "apparmor"
         self.state, self.run_dir = folder / "data/nova/cloudlet", folder / "run/cloudlet"
-        self.tmpfiles = folder / "etc/tmpfiles.d"
+        self.tmpfiles, self.sysctl = folder / "etc/tmpfiles.d", folder / "etc/sysctl.d"
         self.link = self.nova / "nova/virt/cloudlet.py"
         self.prefix = folder / "bin"
         self.prefix.mkdir()
@@ -88,6 +88,7 @@ class DevStack:
             "CLOUDLET_APPARMOR_DIR": self.apparmor,
             "CLOUDLET_RUN_DIR": self.run_dir,
             "CLOUDLET_TMPFILES_DIR": self.tmpfiles,
+            "CLOUDLET_SYSCTL_DIR": self.sysctl,
             "STACK_USER": subprocess.check_output(["id", "-un"], text=True).strip(),
             "VIRT_DRIVER": "libvirt",
             "ENABLED_SERVICES": "n-api,n-cpu,n-sch,g-api",
@@ -129,7 +130,7 @@ class DevStack:
 
     def files(self) -> dict[str, bytes]:
         """Content of all files that the plugin may edit or make."""
-        places = (self.etc, self.nova, self.apparmor, self.tmpfiles)
+        places = (self.etc, self.nova, self.apparmor, self.tmpfiles, self.sysctl)
         files = [file for place in places for file in place.rglob("*") if file.is_file()]
         return {str(file.relative_to(self.folder)): file.read_bytes() for file in files}
 

@@ -103,6 +103,7 @@ def test_undone_to_the_byte(devstack: DevStack) -> None:
     devstack.do(STACK)
     devstack.variables["NOVA_CPU_CONF"].write_bytes(devstack.conf.read_bytes())
     made = {"api-paste.ini", "nova.conf", "nova-cpu.conf", "cloudlet.py", "cloudlet.yaml", "cloudlet.conf", "cloudlet"}
+    made |= {"cloudlet.filters", "60-cloudlet.conf"}
     assert {Path(name).name for name, content in devstack.files().items() if before.get(name) != content} == made
     devstack.do("stop_cloudlet; unconfigure_cloudlet")
     cpu_conf = devstack.variables["NOVA_CPU_CONF"]
@@ -193,7 +194,25 @@ def test_apparmor(devstack: DevStack) -> None:
     assert rules.read_text().splitlines()[1:] == [
         f'"{devstack.state}/bases/**" rk,',
         f'"{devstack.run_dir}/**" rw,',
+        "/dev/userfaultfd rw,",
     ]
+
+
+def test_what_a_guest_that_starts_early_needs(devstack: DevStack) -> None:
+    devstack.do("configure_cloudlet")
+    assert (devstack.sysctl / "60-cloudlet.conf").read_text() == "vm.unprivileged_userfaultfd = 1\n"
+    assert "sysctl -q -w vm.unprivileged_userfaultfd=1" in devstack.calls
+
+
+def test_what_recording_needs(devstack: DevStack) -> None:
+    devstack.do("configure_cloudlet")
+    guide = (ROOT / "doc/source/admin/install.rst").read_text()
+    lines = (devstack.etc / "rootwrap.d/cloudlet.filters").read_text().splitlines()
+    assert lines[0] == "[Filters]" and len(lines) == 2
+    assert all(f"    {line}\n" in guide for line in lines)
+    devstack.variables["ENABLED_SERVICES"] = "n-api"
+    devstack.do("unconfigure_cloudlet; configure_cloudlet")
+    assert not (devstack.etc / "rootwrap.d/cloudlet.filters").exists()
 
 
 def test_a_folder_outside_is_never_removed(devstack: DevStack) -> None:

@@ -11,9 +11,10 @@ import pytest
 from oslo_upgradecheck import upgradecheck
 from oslo_upgradecheck.upgradecheck import Code, Result
 
-from cloudlet_ext.cmd import driver_link, status
+from cloudlet_ext.cmd import compute_host, driver_link, status
 from cloudlet_ext.cmd.paste_file import PasteFile
 from cloudlet_ext.cmd.status import Checks, configuration, main
+from cloudlet_ext.hypervisor import userfault
 from tests.unit.cmd.installation import PASTE, as_another_user, make_nova, open_folder
 
 PROBE = """\
@@ -28,6 +29,10 @@ class Connection:
 
     def getVersion(self):
         return {qemu}
+
+    def getCapabilities(self):
+        label = "<model>dac</model><doi>0</doi><baselabel type='kvm'>+{user}:+{user}</baselabel>"
+        return "<capabilities><host><secmodel>" + label + "</secmodel></host></capabilities>"
 """
 
 
@@ -40,13 +45,14 @@ class Host:
         self.paste, self.modules = folder / "api-paste.ini", folder / "modules"
         for name in (self.proc, self.state, self.modules):
             name.mkdir()
+        self.rootwrap, self.filters = folder / "rootwrap.conf", folder / "rootwrap.d"
         self.conf = folder / "nova.conf"
         self.configure("")
 
     def configure(self, default: str, rest: str = "") -> None:
         """Write nova.conf."""
-        text = f"[DEFAULT]\nstate_path = {self.state}\n{default}\n[wsgi]\napi_paste_config = {self.paste}\n{rest}\n"
-        self.conf.write_text(text)
+        default = f"state_path = {self.state}\nrootwrap_config = {self.rootwrap}\n{default}"
+        self.conf.write_text(f"[DEFAULT]\n{default}\n[wsgi]\napi_paste_config = {self.paste}\n{rest}\n")
 
     def run_process(self, *words: str) -> None:
         """Let it look as if a process ran."""
@@ -64,9 +70,17 @@ class Host:
         (package / "driver.py").write_text("class CloudletDriver: ...\n")
         driver_link.link(self.nova)
 
-    def install_libvirt(self, libvirt: int, qemu: int) -> None:
-        """A Python module that answers as libvirt's does."""
-        (self.modules / "libvirt.py").write_text(PROBE.format(libvirt=libvirt, qemu=qemu))
+    def install_libvirt(self, libvirt: int, qemu: int, user: int | None = None) -> None:
+        """A Python module that answers as libvirt's does, and runs QEMU as ``user`` (None: of these tests)."""
+        user = os.geteuid() if user is None else user
+        (self.modules / "libvirt.py").write_text(PROBE.format(libvirt=libvirt, qemu=qemu, user=user))
+
+    def install_rootwrap(self, *contexts: str) -> None:
+        """Rootwrap that lets pass daemons of these contexts."""
+        self.filters.mkdir(exist_ok=True)
+        self.rootwrap.write_text(f"[DEFAULT]\nfilters_path = /usr/share/none,{self.filters}\nexec_dirs = /usr/bin\n")
+        lines = [f"name: RegExpFilter, privsep-helper, root, --privsep_context, {context}\n" for context in contexts]
+        (self.filters / "compute.filters").write_text("[Filters]\n" + "".join(lines))
 
     def install_qemu(self, version: str) -> None:
         """A QEMU that knows its version."""
@@ -96,7 +110,11 @@ def compute(host: Host) -> Host:
     host.configure("compute_driver = cloudlet.CloudletDriver")
     host.link_driver()
     host.install_libvirt(11_003_000, 10_000_002)
+    host.install_rootwrap("nova.privsep.sys_admin_pctxt", CONTEXT)
     return host
+
+
+CONTEXT = "cloudlet_ext.privsep.context"
 
 
 def amiss(results: dict[str, Result]) -> dict[str, int]:
@@ -281,6 +299,54 @@ def test_the_socket_folder(compute: Host) -> None:
 def test_the_socket_folder_is_the_code_s() -> None:
     source = (Path(status.__file__).parents[1] / "nova/jobs.py").read_text()
     assert f'Path("{status.SOCKETS}")' in source
+
+
+def test_the_state_path_on_a_file_system_without_access_lists(compute: Host) -> None:
+    compute.configure("compute_driver = cloudlet.CloudletDriver", "[cloudlet]\nstate_path = /proc/self/none")
+    found = compute.check()["State path"]
+    assert found.code == Code.FAILURE
+    # As another user than root nothing can be made there anyway.
+    assert "keeps no access lists" in found.details or "is not writable" in found.details
+
+
+def test_qemu_may_not_catch_page_faults(compute: Host) -> None:
+    compute.install_libvirt(11_003_000, 10_000_002, user=65534)
+    found, reason = compute.check()["Early start"], userfault.obstacle(65534, 65534)
+    # It depends on the kernel that the tests run on.
+    assert found.code == (Code.SUCCESS if reason is None else Code.WARNING)
+    assert reason is None or reason in found.details
+    (compute.modules / "libvirt.py").write_text("raise ImportError('no libvirt')\n")
+    found = compute.check()["Early start"]
+    assert found.code == Code.WARNING and "no libvirt" in found.details
+
+
+def test_recording(compute: Host) -> None:
+    compute.install_rootwrap("nova.privsep.sys_admin_pctxt")
+    found = compute.check()["Recording"]
+    assert found.code == Code.WARNING
+    assert f"no filter in /usr/share/none, {compute.filters} of {compute.rootwrap} names {CONTEXT}" in found.details
+    compute.rootwrap.unlink()
+    found = compute.check()["Recording"]
+    assert found.code == Code.WARNING and f"{compute.rootwrap} cannot be read" in found.details
+
+
+@pytest.mark.parametrize(
+    ("helper", "code"),
+    [
+        ("sudo privsep-helper --config-file /etc/nova/nova.conf", Code.SUCCESS),
+        ("sudo nova-rootwrap $rootwrap_config privsep-helper --config-file /etc/nova/nova.conf", Code.WARNING),
+        ("sudo /opt/bin/nova-rootwrap /etc/none.conf privsep-helper", Code.WARNING),
+    ],
+)
+def test_recording_by_another_helper(compute: Host, helper: str, code: Code) -> None:
+    compute.install_rootwrap()
+    compute.configure("compute_driver = cloudlet.CloudletDriver", f"[cloudlet_privileged]\nhelper_command = {helper}")
+    assert compute.check()["Recording"].code == code
+
+
+def test_the_context_is_the_code_s() -> None:
+    source = (Path(status.__file__).parents[1] / "privsep.py").read_text()
+    assert f'CONTEXT = "{compute_host.PRIVSEP_CONTEXT}"' in source
 
 
 def test_the_table(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
