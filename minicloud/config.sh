@@ -39,7 +39,7 @@ heartbeat_in_pthread = true
 [oslo_messaging_notifications]
 driver = ${1:-noop}
 [oslo_concurrency]
-lock_path = $M/state/lock
+lock_path = ${2:-$M/state/lock}
 CONF
 }
 
@@ -139,24 +139,24 @@ CONF
 # nova_section NAME: a service that Nova is a client of.
 nova_section() { printf '[%s]\n%s\n' "$1" "$(account)"; }
 
-# privsep NAME: as root there is no need for rootwrap.
-privsep() {
-  printf '[%s]\nhelper_command = %s/bin/privsep-helper --config-file %s/etc/nova-cpu%s.conf\n' \
-    "$1" "$VENV" "$C" "$SUFFIX"
-}
+# What nova-compute may do as root: start the daemons of oslo.privsep.
+privsep_helper() { printf '%s/bin/privsep-helper --config-file %s/etc/nova-cpu%s.conf' "$VENV" "$C" "$SUFFIX"; }
+privsep() { printf '[%s]\nhelper_command = sudo -n %s\n' "$1" "$(privsep_helper)"; }
+sudoers() { printf '%s ALL = (root) NOPASSWD: %s *\n' "$NOVA_USER" "$(privsep_helper)"; }
 
-# What nova-compute and the rest of Nova have in common.
+# What nova-compute and the rest of Nova have in common, but for the folder for locks.
 nova_conf() {
   nova_defaults
   authtoken
   printf '[service_user]\nsend_service_user_token = true\n%s\n' "$(account)"
   local name
   for name in placement neutron glance cinder; do nova_section $name; done
-  for name in privsep nova_sys_admin privsep_osbrick vif_plug_linux_bridge_privileged vif_plug_ovs_privileged; do
+  for name in privsep nova_sys_admin privsep_osbrick vif_plug_linux_bridge_privileged vif_plug_ovs_privileged \
+    cloudlet_privileged; do
     privsep $name
   done
   # Nova's notifications can be read in its services' logs.
-  messaging log
+  messaging log "$1"
   [ "$MINICLOUD_EXTENSION" = 0 ] || cat <<CONF
 [filter_scheduler]
 weight_classes = nova.scheduler.weights.all_weighers,cloudlet_ext.nova.scheduler.BaseWeigher
@@ -226,8 +226,6 @@ enabled = false
 enabled = false
 [serial_console]
 enabled = false
-[os_vif_ovs]
-ovsdb_connection = unix:/run/openvswitch/db.sock
 CONF
 }
 
@@ -245,13 +243,16 @@ paste_ini() {
 
 # All configuration of the current machine; the controller's is that of the whole cloud.
 write_configuration() {
-  mkdir -p "$M"/state/{lock,nova/instances}
+  mkdir -p "$M/state/lock"
+  install -d -o $NOVA_USER -g $NOVA_USER "$M/state/nova/"{,instances,lock}
+  install -d -o $NOVA_USER -g $NOVA_USER -m 700 "$M/state/cloudlet"
   # nova-compute must not be told of the databases: it refuses to use them.
-  nova_conf >"$C/etc/nova-cpu$SUFFIX.conf"
+  install -g $NOVA_USER -m 640 <(nova_conf "$M/state/nova/lock") "$C/etc/nova-cpu$SUFFIX.conf"
+  install -m 440 <(sudoers) "$M/fs/etc-sudoers/nova"
   [ "$K" = 1 ] || return 0
   mkdir -p "$C"/state/{images,glance-staging,glance-tasks,neutron}
   {
-    nova_conf
+    nova_conf "$M/state/lock"
     database api_database nova_api
     database database nova
   } >"$C/etc/nova.conf"

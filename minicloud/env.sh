@@ -10,10 +10,11 @@ CLOUDS=$WORK/clouds                                   # one folder for each clou
 LOG=$WORK/install.log
 
 : "${MINICLOUD_EXTENSION:=1}"            # 0: a stock cloud, without this project's extension
-: "${MINICLOUD_PYTHON:=python3}"         # Python 3.11 or newer
-: "${MINICLOUD_QEMU_USER:=root}"         # the user of the guests' QEMU processes
+: "${MINICLOUD_PYTHON:=/usr/bin/python3}" # Python 3.11 or newer, for every user
+: "${MINICLOUD_QEMU_USER:=libvirt-qemu}" # the user of the guests' QEMU processes
 : "${MINICLOUD_PATIENCE:=1}"             # waits are so many times as long as usual
 
+NOVA_USER=nova                           # the user of nova-compute, as packages have it
 NAMES="one two three four"               # the clouds, by number
 BRIDGE=minicloud                         # joins the machines of all clouds, and this host
 TUNNELS=minicloud-tun                    # carries the tunnels between the compute hosts of a cloud

@@ -28,8 +28,19 @@ install_debian() {
   fi
   dpkg --compare-versions "$(libvirt_version)" ge $LIBVIRT_NEEDED ||
     die "libvirt $LIBVIRT_NEEDED or newer is needed; $(libvirt_version) is installed"
+  nova_user
   python_headers || logged "apt-get install python3-dev" apt_get install python3-dev
 }
+
+# The user of nova-compute, made as the packages of Debian and Ubuntu make it.
+nova_user() {
+  id $NOVA_USER >/dev/null 2>&1 || logged "adding user $NOVA_USER" useradd --system --user-group \
+    --home-dir /var/lib/nova --shell /usr/sbin/nologin $NOVA_USER
+  [[ " $(id -nG $NOVA_USER) " == *" libvirt "* ]] ||
+    logged "adding $NOVA_USER to group libvirt" usermod -aG libvirt $NOVA_USER
+}
+
+as_nova() { setpriv --reuid=$NOVA_USER --regid=$NOVA_USER --init-groups "$@"; }
 
 libvirt_version() { libvirtd --version | awk '{ print $3 }'; }
 
@@ -53,11 +64,14 @@ uv() { "$VENV/bin/uv" "$@"; }
 
 install_venv() {
   local stamp
-  stamp="$(digest_of "$PARTS/requirements.lock") $(libvirt_version) $("$MINICLOUD_PYTHON" --version)"
+  stamp="$(digest_of "$PARTS/requirements.lock") $(libvirt_version) $MINICLOUD_PYTHON $("$MINICLOUD_PYTHON" --version)"
   [ "$(cat "$VENV/.installed" 2>/dev/null)" != "$stamp" ] || return 0
   "$MINICLOUD_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     die "Python 3.11 or newer is needed; $MINICLOUD_PYTHON is $("$MINICLOUD_PYTHON" --version)"
-  [ -x "$VENV/bin/python" ] || logged "making $VENV" "$MINICLOUD_PYTHON" -m venv "$VENV"
+  as_nova "$MINICLOUD_PYTHON" -c "" ||
+    die "$MINICLOUD_PYTHON cannot be run by user $NOVA_USER: name one in MINICLOUD_PYTHON that every user can run"
+  [ "$(readlink -f "$VENV/bin/python")" = "$(readlink -f "$(command -v "$MINICLOUD_PYTHON")")" ] ||
+    logged "making $VENV" "$MINICLOUD_PYTHON" -m venv --clear "$VENV"
   [ -x "$VENV/bin/uv" ] || logged "installing uv" "$VENV/bin/pip" install --disable-pip-version-check uv
   uv_settings
   logged "installing OpenStack" uv pip install -r "$PARTS/requirements.lock"

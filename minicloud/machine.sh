@@ -6,7 +6,7 @@
 # What a private copy in the machine's folder stands for, as FOLDER:PLACE.
 PRIVATE="etc-libvirt:/etc/libvirt lib-libvirt:/var/lib/libvirt log-libvirt:/var/log/libvirt
 cache-libvirt:/var/cache/libvirt lib-ovs:/var/lib/openvswitch etc-ovs:/etc/openvswitch
-log-ovs:/var/log/openvswitch lib-ovn:/var/lib/ovn log-ovn:/var/log/ovn"
+log-ovs:/var/log/openvswitch lib-ovn:/var/lib/ovn log-ovn:/var/log/ovn etc-sudoers:/etc/sudoers.d"
 
 # inside COMMAND...: run it in the machine. The working directory is kept.
 inside() {
@@ -51,6 +51,9 @@ machine_files() {
   local pair
   mkdir -p "$C"/{logs,pids,etc,state} "$M"/{tmp,state}
   for pair in $PRIVATE; do mkdir -p "$M/fs/${pair%%:*}" "${pair#*:}"; done
+  chmod 1777 "$M/tmp"
+  # A cloud that was made when nova-compute was root.
+  [ ! -d "$M/state/nova" ] || chown -R --from=root $NOVA_USER: "$M/state/nova" "$M/state/cloudlet"
   cp -a /etc/libvirt/. "$M/fs/etc-libvirt/"
   printf '127.0.0.1 localhost\n%s %s\n' "$IP" "$HOST" >"$M/fs/hosts"
 }
@@ -62,6 +65,11 @@ machine_mounts() {
     "mount -t tmpfs -o mode=755 'minicloud:$M' /run" \
     "mkdir -p /run/lock /run/openvswitch /run/ovn /run/minicloud" \
     "mount --bind '$M/fs/hosts' /etc/hosts"
+  # What udev does on a host where guests start early: QEMU's user may catch page faults.
+  [ ! -c /dev/userfaultfd ] || printf '%s\n' \
+    "mknod -m 660 /run/minicloud/userfaultfd c 0x$(stat -c %t /dev/userfaultfd) 0x$(stat -c %T /dev/userfaultfd)" \
+    "chgrp $(id -gn "$MINICLOUD_QEMU_USER") /run/minicloud/userfaultfd" \
+    "mount --bind /run/minicloud/userfaultfd /dev/userfaultfd"
   for pair in $PRIVATE; do printf "mount --bind '%s' %s\n" "$M/fs/${pair%%:*}" "${pair#*:}"; done
 }
 

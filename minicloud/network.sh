@@ -11,7 +11,7 @@ start_ovsdb() {
   ovsdb_file /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
   # shellcheck disable=SC2086
   run_service "ovsdb$SUFFIX" ovsdb-server $OVS_OPTIONS --remote=punix:/run/openvswitch/db.sock \
-    /etc/openvswitch/conf.db
+    --remote=ptcp:6640:127.0.0.1 /etc/openvswitch/conf.db
 }
 
 ready_ovsdb() {

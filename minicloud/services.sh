@@ -50,7 +50,7 @@ ready() {
 libvirt_configuration() {
   local capabilities=$CACHE/libvirt-qemu
   cat >"$M/fs/etc-libvirt/libvirtd.conf" <<'CONF'
-unix_sock_group = "root"
+unix_sock_group = "libvirt"
 unix_sock_rw_perms = "0770"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
@@ -60,7 +60,6 @@ CONF
 user = "$MINICLOUD_QEMU_USER"
 group = "$(id -gn "$MINICLOUD_QEMU_USER")"
 dynamic_ownership = 1
-remember_owner = 0
 security_driver = "none"
 cgroup_controllers = []
 stdio_handler = "file"
@@ -134,7 +133,9 @@ start_scheduler() { run_service scheduler nova-scheduler --config-file "$C/etc/n
 ready_conductor() { wait_for conductor 60 nova_service_is_up nova-conductor; }
 ready_scheduler() { wait_for scheduler 60 nova_service_is_up nova-scheduler; }
 start_compute() {
-  run_service "compute$SUFFIX" nova-compute --config-file "$C/etc/nova-cpu$SUFFIX.conf"
+  inside install -d -o $NOVA_USER -g $NOVA_USER -m 711 /run/cloudlet
+  run_service "compute$SUFFIX" setpriv --reuid=$NOVA_USER --regid=$NOVA_USER --init-groups \
+    env HOME="$M/state/nova" nova-compute --config-file "$C/etc/nova-cpu$SUFFIX.conf"
 }
 # Its host must also be known to the scheduler: that takes one more round of discovery.
 ready_compute() {

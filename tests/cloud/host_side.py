@@ -122,9 +122,11 @@ def compute_service(cloud: Cloud, host: str) -> str:
 @contextlib.contextmanager
 def small(cloud: Cloud, host: str, folder: str, size: str) -> Iterator[None]:
     """A folder of a host's state is a file system of its own, with little room."""
-    place = str(state_folder(cloud, host) / folder)
-    cloud.run("mkdir", "-p", place, host=host)
-    cloud.run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place, host=host)
+    state = state_folder(cloud, host)
+    user, place = state.stat().st_uid, str(state / folder)
+    cloud.run("install", "-d", "-o", str(user), place, host=host)
+    options = f"size={size},mode=700,uid={user}"
+    cloud.run("mount", "-t", "tmpfs", "-o", options, "tmpfs", place, host=host)
     try:
         yield
     finally:

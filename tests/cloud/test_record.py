@@ -20,6 +20,7 @@ def test_what_a_reply_needs_comes_first(cloud: Cloud, boot: Boot, images: Images
     (silent, other_address), (server, address) = boot("silent", image=BASE), cloud.answers(begun)
     for one in (silent, server):
         images.ended(one.id)
+    assert cloud.fetched(address, "/secret").strip() == site.secret
     before = networks(cloud)
     never = images.begin(silent, wish("never", "http://:80/none"))
     made = images.ended(images.begin(server, wish("recorded", "http://:80/secret")))
@@ -42,3 +43,10 @@ def assert_recorded(made: dict[str, dict[str, int]]) -> None:
     assert 50 < made["result"]["working_set_chunks"] < 1500, made["result"]
     stages = [stage["name"] for stage in made["stages"]]
     assert stages.index("record") < stages.index("reorder") < stages.index("upload")
+
+
+def test_a_probe_of_the_console(cloud: Cloud, boot: Boot, images: Images, site: Site) -> None:
+    server, address = boot("talks", image=BASE)
+    cloud.shell(address, "(while :; do echo still here; sleep 1; done) >/dev/ttyS0 2>/dev/null </dev/null &")
+    made = images.capture(server, wish("talks", "console:still here"))
+    assert made["result"]["working_set_chunks"] > 0, made["result"]
