@@ -131,7 +131,9 @@ class Synthesiser:
         task = self._runner.task(context, kind, instance.uuid, instance=instance)
         try:
             # Nova builds so many servers at once, and one that waits is one of them.
-            worker = task.begin(lambda: self._job(context, task, xml, disk, instance, overlay), CONF.cloudlet.queue_timeout)
+            worker = task.begin(
+                lambda: self._job(context, task, xml, disk, instance, overlay), CONF.cloudlet.queue_timeout
+            )
         except WorkerFailed as failure:
             task.ended(str(failure))
             raise _abort(instance, failure) from failure

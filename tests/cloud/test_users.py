@@ -92,9 +92,7 @@ def test_nothing_is_open_while_a_working_set_is_recorded(
     assert owners_of("cloudlet_ext.privsep.context") == {"root"}
     # Nova looks at the disks of all domains of a host, as nova.
     for disk in cloud.run("sh", "-c", f"ls {state_folder(cloud, host)}/scratch/*/scratch.qcow2", host=host).split():
-        cloud.run(
-            "setpriv", "--reuid=nova", "--regid=nova", "--init-groups", "qemu-img", "info", "-U", disk, host=host
-        )
+        cloud.run("setpriv", "--reuid=nova", "--regid=nova", "--init-groups", "qemu-img", "info", "-U", disk, host=host)
     assert open_to_others(cloud, host) == []
     freeze.release(worker)
     images.ended(operation)
