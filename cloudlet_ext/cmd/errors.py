@@ -22,10 +22,3 @@ class ProgramMissing(CommandError):
 
     exit_code = 8
     msg_fmt = "%(program)s is not installed. Install %(package)s."
-
-
-class NotTerminal(CommandError):
-    """A command that talks to a person was given no terminal."""
-
-    exit_code = 2
-    msg_fmt = "%(what)s needs a terminal. %(instead)s."

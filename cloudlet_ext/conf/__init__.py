@@ -147,7 +147,7 @@ SOURCES = [
     cfg.BoolOpt(
         "require_signed_overlays",
         default=False,
-        help="Refuse overlays that are not signed by a key of the keyring.",
+        help="Refuse overlays that are not signed by a key of the keyring: without a keyring, all of them.",
     ),
     cfg.StrOpt(
         "keyring",

@@ -103,6 +103,8 @@ class ManifestReader:
                 self.refuse(field, f"the name {name!r} is there twice")
             regions.append(Region(name, kind, self.number(chunks, field, 1, CHUNKS_LIMIT)))
         layout = Layout(tuple(regions))
+        if not layout.memory:
+            self.refuse("regions", "there is no memory among them")
         self.number(layout.total_chunks, "regions", 1, CHUNKS_LIMIT)
         return layout
 

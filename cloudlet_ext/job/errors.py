@@ -42,6 +42,15 @@ class OverlayTooLarge(JobError):
     msg_fmt = "The overlay has %(found)s bytes, at most %(limit)s are allowed ([cloudlet] max_overlay_mb)."
 
 
+class KeyringMissing(JobError):
+    """Signatures are required, and nobody's count."""
+
+    msg_fmt = (
+        "Overlays must be signed here ([cloudlet] require_signed_overlays), and this host has no keyring that tells by "
+        "whom. Tell your operator to set [cloudlet] keyring."
+    )
+
+
 class BaseMismatch(JobError):
     """Base and overlay, or base and image, do not belong together."""
 

@@ -151,8 +151,10 @@ def _open(job: dict[str, Any], images: Images) -> Source:
 
 def _signature_check(job: dict[str, Any]) -> HeaderCheck | None:
     """Where signatures are required, they are looked at before anything else."""
-    if not job.get("keyring"):
+    if not job.get("require_signature"):
         return None
+    if not job.get("keyring"):
+        raise errors.KeyringMissing()
     keyring = Path(job["keyring"])
 
     def check(header: Header, path: str) -> None:

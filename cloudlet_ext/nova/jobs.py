@@ -71,7 +71,8 @@ def common(context: Any, operation: Operation, in_use: Iterable[str]) -> dict[st
         "overlay_sources": CONF.cloudlet.overlay_sources,
         "allowed_networks": [str(network) for network in CONF.cloudlet.allowed_networks],
         "max_overlay_bytes": CONF.cloudlet.max_overlay_mb << 20,
-        "keyring": CONF.cloudlet.keyring if CONF.cloudlet.require_signed_overlays else None,
+        "require_signature": CONF.cloudlet.require_signed_overlays,
+        "keyring": CONF.cloudlet.keyring,
         "placement": CONF.cloudlet.placement,
     }
 
