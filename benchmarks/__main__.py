@@ -40,7 +40,7 @@ def _names(known: Any, what: str) -> Callable[[str], tuple[str, ...]]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="at most three minutes: W1 at 38 Mbit/s, few peers")
-    parser.add_argument("--deep", action="store_true", help="level 19 at W2 to W5 as well: a quarter of an hour more")
+    parser.add_argument("--deep", action="store_true", help="level 19 at W2 to W5 as well: twenty minutes more")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write all rows to FILE")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write report, rows and plots to DIR")
     parser.add_argument("--workloads", type=_names(WORKLOADS, "workload"), metavar="W0,W1", help="only these")
