@@ -69,6 +69,6 @@ def test_a_port_without_an_address() -> None:
 def test_trouble_is_in_the_events_of_the_server() -> None:
     told: list[str] = []
     operation = Operation(id="o", type="base-resume", project_id="p", user_id="u", host="h")
-    task = Task(SimpleNamespace(store=None), operation, SimpleNamespace(trouble=told.append))  # type: ignore[arg-type]
+    task = Task(SimpleNamespace(host="h", store=None), operation, None, SimpleNamespace(trouble=told.append))  # type: ignore[arg-type]
     task._heard({"event": "trouble", "text": "the guest may not answer"})
     assert told == ["the guest may not answer"]

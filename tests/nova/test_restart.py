@@ -87,7 +87,7 @@ def test_the_same_without_a_restart(cloud: Cloud, compute: Compute) -> None:
     server = synthesised(compute)
     task = compute.begin(server, "synthesis", BROKEN)
     move(cloud, server)
-    compute.manager.synthesiser._follow(task, server.uuid)
+    compute.manager.synthesiser._follow(task, server.uuid, arriving=True)
     assert compute.shown(server.uuid)["state"] == "failed"
     assert state(cloud, server) == ("active", SYNTHESIS, True)
 
@@ -98,7 +98,7 @@ def test_a_server_that_is_evacuated_to_here(cloud: Cloud, compute: Compute) -> N
     move(cloud, server)
     server.host = "compute1"
     task = compute.begin(server, "synthesis", DONE)
-    compute.manager.synthesiser._follow(task, server.uuid)
+    compute.manager.synthesiser._follow(task, server.uuid, arriving=True)
     assert compute.shown(server.uuid)["state"] == "succeeded"
     assert state(cloud, server) == ("active", None, False)
 
