@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cloud.cloud import Cloud, address_of
-from tests.cloud.conftest import Boot
-from tests.cloud.images import Images, Site
-from tests.cloud.test_failures import stages_with_errors
+from tests.cloud.images import Images
+from tests.cloud.servers import Boot
+from tests.cloud.site import BASE, Site
+from tests.cloud.test_failures import last_errors
 
 
 @pytest.fixture
@@ -27,18 +28,18 @@ def test_a_guest_without_an_agent_in_a_subnet_without_dhcp(
     cloud: Cloud, site: Site, images: Images, silent_network: str, boot: Boot
 ) -> None:
     """Nobody can give it its address; the server runs, and its events and its operation say so."""
-    server = boot.begin("silent", image="site-base", networks=[{"uuid": silent_network}])
+    server = boot.begin("silent", image=BASE, networks=[{"uuid": silent_network}])
     server = cloud.active(server)
     address = address_of(server)
     personal = images.ended(server.id)["result"]["personal"]
     assert personal["address"] is False
     assert f"does not learn its address {address}, which is in a subnet without DHCP" in personal["reason"]
-    assert stages_with_errors(cloud, server) == ["cloudlet_personalise"]
+    assert last_errors(cloud, server) == ["cloudlet_personalise"]
     assert cloud.settled(server, "ACTIVE").fault is None
 
 
 def test_a_guest_that_asks_for_its_address(cloud: Cloud, site: Site, images: Images, boot: Boot) -> None:
     """Nobody can look into a guest without an agent, which is no failure."""
-    server, _ = boot("asks", image="site-base")
+    server, _ = boot("asks", image=BASE)
     assert images.ended(server.id)["result"]["personal"]["address"] is None
-    assert stages_with_errors(cloud, server) == []
+    assert last_errors(cloud, server) == []
