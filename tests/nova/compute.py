@@ -42,7 +42,11 @@ def keep(event, **facts):
 {body}
 """
 WHEN_TOLD = """
-while not Path(job["last_word"] + ".go").exists(): time.sleep(0.02)
+end = time.monotonic() + 60
+while not Path(job["last_word"] + ".go").exists():
+    if time.monotonic() > end:
+        sys.exit("nobody has told")
+    time.sleep(0.02)
 """
 """Until :meth:`Compute.tell`."""
 DONE = 'say("done", result=dict(base_id="b"))'
