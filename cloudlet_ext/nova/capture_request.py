@@ -22,12 +22,12 @@ from oslo_log import log as logging
 from cloudlet_ext.api import errors
 from cloudlet_ext.api import image as properties
 from cloudlet_ext.api.image import Image
+from cloudlet_ext.api.schemas.server_actions import RESUME
 from cloudlet_ext.nova import hosts, unmovable
 from cloudlet_ext.nova.call import Services
 
 LOG = logging.getLogger(__name__)
 
-RESUME = "resume"
 _EVENT = "cloudlet_api_request"
 _DISKS = "qcow2"
 _STATES = (vm_states.ACTIVE, vm_states.PAUSED)

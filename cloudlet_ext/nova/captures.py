@@ -11,6 +11,7 @@ from nova.image import glance
 from oslo_log import log as logging
 
 from cloudlet_ext import privsep
+from cloudlet_ext.api.schemas.server_actions import RESUME
 from cloudlet_ext.nova import jobs, leftovers, server_end, task_states
 from cloudlet_ext.nova.claims import Claims, TooLate
 from cloudlet_ext.nova.runner import Runner, Task
@@ -18,8 +19,6 @@ from cloudlet_ext.nova.workers import WorkerFailed
 
 CONF = nova_conf.CONF
 LOG = logging.getLogger(__name__)
-
-RESUME = "resume"
 
 
 class Captures:

@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 from nova import context as nova_context
-from nova import exception, objects
+from nova import objects
 from oslo_log import log as logging
 from oslo_utils import timeutils
 
@@ -44,7 +44,7 @@ class Claims:
         with self._lock:
             if operation.server_id in self._holders:
                 raise TooLate("Another operation works on the server. Ask again when it has ended.")
-            instance = _find(operation.server_id)
+            instance = server_record.find(operation.server_id)
             if instance is None or instance.host != self._host:
                 raise TooLate("The request came too late: the server is not on this host any more.")
             if instance.task_state != task_state:
@@ -69,7 +69,7 @@ class Claims:
         context = nova_context.get_admin_context()
         for found in objects.InstanceList.get_by_filters(context, wanted, expected_attrs=[]):
             with self._lock:
-                if self._is_lost(_find(found.uuid)):
+                if self._is_lost(server_record.find(found.uuid)):
                     LOG.warning("No operation has the server's task state %s", found.task_state, instance=found)
                     server_record.release(found.uuid, task_states.ALL, {self._host})
 
@@ -78,10 +78,3 @@ class Claims:
             return False
         is_old = timeutils.is_older_than(instance.updated_at or instance.created_at, LOST_AFTER_S)
         return is_old and all(operation.has_ended for operation in self._store.find(instance.uuid))
-
-
-def _find(server_id: str) -> Any:
-    try:
-        return objects.Instance.get_by_uuid(nova_context.get_admin_context(), server_id)
-    except exception.InstanceNotFound:
-        return None

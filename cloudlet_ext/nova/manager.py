@@ -9,7 +9,7 @@ from typing import Any
 
 import oslo_messaging
 from nova import context as nova_context
-from nova import exception, objects, rpc
+from nova import objects, rpc
 from nova.objects import base as objects_base
 from oslo_log import log as logging
 
@@ -200,7 +200,7 @@ class CloudletManager:
         """Thread: see a synthesis to its end that an earlier nova-compute has begun."""
         operation = task.operation
         assert operation.server_id is not None
-        instance = self._server_of(operation)
+        instance = server_record.find(operation.server_id, "system_metadata")
         if instance is not None and instance.host != self._host:
             # What is left of its guest here waits for memory that is of no use any more.
             self.synthesiser.power_off(instance.uuid)
@@ -225,11 +225,3 @@ class CloudletManager:
             return
         reason = said.get("error", "The worker ended early.")
         task.ended(self.synthesiser.fail(instance.uuid, reason, synthesiser.is_arriving(instance), task.hosts))
-
-    def _server_of(self, operation: Operation) -> Any:
-        try:
-            return objects.Instance.get_by_uuid(
-                nova_context.get_admin_context(), operation.server_id, expected_attrs=["system_metadata"]
-            )
-        except exception.InstanceNotFound:
-            return None

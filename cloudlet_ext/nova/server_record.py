@@ -106,6 +106,16 @@ def _here(instance: Any, hosts: Hosts) -> bool:
     return False
 
 
+def find(instance_uuid: str, *attributes: str) -> Any:
+    """A server as it is now, with more of its ``attributes``; None when it is no more."""
+    try:
+        return objects.Instance.get_by_uuid(
+            nova_context.get_admin_context(), instance_uuid, expected_attrs=list(attributes) or None
+        )
+    except exception.InstanceNotFound:
+        return None
+
+
 def release(instance_uuid: str, task_states: tuple[str, ...], hosts: Hosts) -> None:
     """Take back the task state of an operation that has ended, whatever became of it."""
     context = nova_context.get_admin_context()

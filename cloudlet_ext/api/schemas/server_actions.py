@@ -12,7 +12,8 @@ BASE = p.fields({"cloudlet-base": p.fields({"name": p.BASE_NAME})})
 _IMAGE = p.fields({"id": p.UUID, "name": p.TEXT, "status": p.IMAGE_STATUS})
 BASE_ANSWER = p.fields({"base-disk": _IMAGE, "base-memory": _IMAGE, "operation": p.UUID})
 
-ON_FINISH = ["resume", "stop", "delete"]
+RESUME = "resume"
+ON_FINISH = [RESUME, "stop", "delete"]
 
 OVERLAY_FINISH = p.fields(
     {

@@ -17,7 +17,7 @@ from cloudlet_ext.api import image as properties
 from cloudlet_ext.api.schemas import server_actions as schemas
 from cloudlet_ext.nova import start_request, task_states
 from cloudlet_ext.nova.call import Call, parse_json
-from cloudlet_ext.nova.capture_request import RESUME, Capture, inherited_properties
+from cloudlet_ext.nova.capture_request import Capture, inherited_properties
 from cloudlet_ext.nova.operation_search import IMAGE_PROPERTY
 from cloudlet_ext.policies import bases as base_policies
 from cloudlet_ext.policies import overlays as overlay_policies
@@ -52,7 +52,7 @@ def create_overlay(call: Call) -> Any:
     call.authorize(overlay_policies.CREATE, server.project_id)
     call.query(schemas.NO_QUERY)
     wanted = call.body(schemas.OVERLAY_FINISH, "cloudlet-overlay-finish")["cloudlet-overlay-finish"]
-    name, on_finish = wanted["overlay-name"], wanted.get("on-finish", RESUME)
+    name, on_finish = wanted["overlay-name"], wanted.get("on-finish", schemas.RESUME)
     if on_finish in _NOVA_RULES:
         call.authorize(_NOVA_RULES[on_finish], server.project_id)
     if server.system_metadata.get(IMAGE_PROPERTY % properties.TYPE) != properties.BASE:
