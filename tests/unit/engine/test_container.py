@@ -222,7 +222,7 @@ def add_kernel(document: dict[str, Any]) -> None:
 
 
 def more_slots(document: dict[str, Any]) -> None:
-    document["regions"] = [["disk", "disk", 5]]
+    document["regions"] = [["disk", "disk", 4], ["ram", "memory", 1]]
 
 
 NAN = canonical({"a": 1}).replace(b"1", b"NaN")
