@@ -25,13 +25,15 @@ _UNITS = {"b": 1, "bytes": 1, "kb": 1000, "k": 1 << 10, "kib": 1 << 10, "m": 1 <
 _CPU_NOISE = {"numa", "cache", "maxphysaddr"}
 _TOPOLOGY_LEVELS = ("sockets", "cores", "threads")
 """What libvirt wants to be told of a topology; further levels (dies, clusters) it writes or not, and 1 is none."""
+_WITHOUT_ROM = "cards_without_rom"
 _MUST_MATCH = ("kind", "accelerator", "machine_type", "cpu", "vcpus", "memory_bytes", "devices")
 
 
 @dataclass(frozen=True)
 class DomainMachine:
     """The guest-visible machine of a libvirt domain. ``cpu``: its ``<cpu>`` element; ``devices``: address attributes of
-    every device that has an address, by a name made of what it is; ``macs``: of its network cards, in order."""
+    every device that has an address, by a name made of what it is; ``macs``: of its network cards, in order; ``extra``
+    may name ``cards_without_rom``."""
 
     accelerator: str
     machine_type: str
@@ -103,6 +105,9 @@ def describe(text: str) -> DomainMachine:
         devices={name: address for name, address in _devices(root) if address},
         macs=[mac.get("address", "") for mac in root.iterfind("./devices/interface/mac")],
         genid=root.find("genid") is not None,
+        extra={_WITHOUT_ROM: without}
+        if (without := [name for name, has_rom, _ in _cards(root) if not has_rom])
+        else {},
     )
 
 
@@ -240,6 +245,7 @@ def likeness(text: str, machine: DomainMachine, mapped: Path | None, view: DiskV
     os_type.set("machine", machine.machine_type)
     _set_cpu(root, machine.cpu)
     _set_addresses(root, machine)
+    _set_roms(root, machine)
     set_genid(root, machine.genid)
     if view is not None:
         _set_view(root, view)
@@ -327,6 +333,30 @@ def _set_addresses(root: ET.Element, machine: DomainMachine) -> None:
         ET.SubElement(device, "address", wanted)
 
 
+def _cards(root: ET.Element) -> list[tuple[str, bool, ET.Element]]:
+    """Name of each network card, whether it has a boot ROM, and its element."""
+    seen: dict[str, int] = {}
+    cards = []
+    for device in root.iterfind("./devices/*"):
+        name, rom = _name(device, seen), device.find("rom")
+        if device.tag == "interface":
+            cards.append((name, rom is None or rom.get("enabled") != "no", device))
+    return cards
+
+
+def _set_roms(root: ET.Element, machine: DomainMachine) -> None:
+    """Take the boot ROM from cards that had none: QEMU makes a memory block of each, which the state would not have."""
+    for name, _, card in _cards(root):
+        if name in machine.extra.get(_WITHOUT_ROM, ()):
+            _take_rom(card)
+
+
+def _take_rom(card: ET.Element) -> None:
+    for old in card.findall("rom"):
+        card.remove(old)
+    ET.SubElement(card, "rom", {"enabled": "no"})
+
+
 def _set_view(root: ET.Element, view: DiskView) -> None:
     disk = _first_disk(root)
     for old in disk.findall("backingStore"):
@@ -347,10 +377,13 @@ def mac_of(card: str) -> str:
     return "" if mac is None else mac.get("address", "")
 
 
-def without_address(device: str) -> str:
-    """A device for a place of libvirt's choice, and with names of its choice."""
-    root = ET.fromstring(device)
-    for tag in ("address", "alias"):
-        for old in root.findall(tag):
-            root.remove(old)
+def card_anew(card: str) -> str:
+    """A network card for the running guest that gave it up, at the place where it was: a capture's machine is a base's.
+
+    It has no boot ROM. While a guest's memory arrives QEMU cannot take in a memory block that was not there before.
+    """
+    root = ET.fromstring(card)
+    for old in root.findall("alias"):
+        root.remove(old)
+    _take_rom(root)
     return ET.tostring(root, encoding="unicode")

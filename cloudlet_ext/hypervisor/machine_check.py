@@ -81,7 +81,13 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     ),
     "genid": lambda value: isinstance(value, bool),
     "agent": lambda value: isinstance(value, bool),
-    "extra": lambda value: isinstance(value, dict),
+    "extra": lambda value: (
+        isinstance(value, dict)
+        and all(
+            isinstance(names, list) and len(names) <= _MAX_DEVICES and all(isinstance(name, str) for name in names)
+            for names in value.values()
+        )
+    ),
 }
 _EXPECTED = {
     "accelerator": "kvm or tcg",
@@ -93,7 +99,7 @@ _EXPECTED = {
     "macs": "a list of MAC addresses",
     "genid": "true or false",
     "agent": "true or false",
-    "extra": "an object",
+    "extra": f"an object of lists of at most {_MAX_DEVICES} names",
 }
 
 

@@ -73,12 +73,12 @@ class DomainGuest:
         return self.monitor.agent(command, _COMMAND_TIMEOUT_S, **arguments)
 
     def replace_cards(self) -> None:
-        """Take every network card out and put it in again; :class:`CardsKept`."""
+        """Take every network card out and put it in again, without its boot ROM; :class:`CardsKept`."""
         try:
             for card in domain_xml.interfaces(self.description):
                 self.handle.detachDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_LIVE)
                 self._await_unplugged(domain_xml.mac_of(card))
-                self.handle.attachDeviceFlags(domain_xml.without_address(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                self.handle.attachDeviceFlags(domain_xml.card_anew(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
         except libvirt.libvirtError as failure:
             raise CardsKept(reason=str(failure)) from failure
 

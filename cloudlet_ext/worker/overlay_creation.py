@@ -31,6 +31,8 @@ from cloudlet_ext.worker.report import Report
 
 RUNNING, STOPPED, DELETED = "running", "stopped", "deleted"
 _TRIM_TIMEOUT_S = 30.0
+_ROM = ".rom"
+"""How the names of memory blocks of PCI devices' boot ROMs end."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,28 @@ class OverlayResult:
 
 
 class MemoryChanges:
-    """What a capture tells of the memory regions, as a plan's changes."""
+    """What a capture tells of the memory regions, as a plan's changes.
+
+    The guest may lack boot ROMs of the base, since a card that was put in again has none: these did not change.
+    """
 
     def __init__(self, memory: CapturedMemory, layout: Layout) -> None:
         """:class:`MachineMismatch` unless the captured blocks are those of the base."""
-        expected = [(region.name, region.chunks) for region in layout.memory]
         found = [(block.name, block.pages) for block in memory.blocks]
+        expected = [
+            (region.name, region.chunks)
+            for region in layout.memory
+            if (region.name, region.chunks) in found or not region.name.endswith(_ROM)
+        ]
         if expected != found:
             raise MachineMismatch(
                 what="The server's memory does not fit its base", field="blocks", expected=expected, found=found
             )
-        self._memory, self._offset = memory, layout.disk_chunks
+        self._memory = memory
+        self._pages = np.cumsum([0, *(pages for _, pages in found)])[:-1]
+        """The first page of each block."""
+        self._chunks = np.array([layout.start(name) for name, _ in found])
+        """The first chunk of its region."""
 
     @property
     def count(self) -> int:
@@ -69,11 +82,13 @@ class MemoryChanges:
     def spans(self) -> Iterator[tuple[Numbers, NDArray[np.bool_]]]:
         """Their chunk numbers, and which of them are zero; some at a time."""
         for numbers, zero in self._memory.sent():
-            yield numbers + self._offset, zero
+            block = np.searchsorted(self._pages, numbers, side="right") - 1
+            yield numbers - self._pages[block] + self._chunks[block], zero
 
     def read(self, numbers: Numbers) -> Chunks:
         """Captured pages by chunk number, shape (n, 4096)."""
-        return self._memory.read(numbers - self._offset)
+        block = np.searchsorted(self._chunks, numbers, side="right") - 1
+        return self._memory.read(numbers - self._chunks[block] + self._pages[block])
 
 
 def create_overlay(

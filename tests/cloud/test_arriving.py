@@ -54,8 +54,29 @@ def test_others_wait_while_it_arrives(
         operation = images.ended(server.id)
     assert operation["result"]["placement"] == "early"
     cloud.settled(server, "ACTIVE")
-    compute.suspend_server(server)
-    cloud.settled(server, "SUSPENDED")
+
+
+def test_a_server_that_has_arrived_is_like_any_other(
+    cloud: Cloud, boot: Boot, site: Site, images: Images, tmp_path: Path
+) -> None:
+    """Its guest has no agent: its network card was put in anew while its memory arrived."""
+    compute = cloud.connect("member").compute
+    with slow_link(cloud, site, tmp_path) as url:
+        server, address = boot("arrived", image=BASE, metadata={"overlay_url": url})
+        assert images.ended(server.id)["result"]["placement"] == "early"
+    compute.suspend_server(cloud.settled(server, "ACTIVE"))
+    compute.resume_server(cloud.settled(server, "SUSPENDED"))
+    cloud.settled(server, "ACTIVE")
+    assert cloud.fetched(address, "/secret").strip() == site.secret
+    overlay = images.capture(server, {"cloudlet-overlay-finish": {"overlay-name": "arrived"}})["images"]["overlay"]
+    base = images.capture(server, {"cloudlet-base": {"name": "arrived-base"}})["images"]["base-disk"]
+    likenesses = {
+        "of-overlay": {"image": BASE, "metadata": {"overlay_url": f"glance:{overlay}"}},
+        "of-base": {"image": base},
+    }
+    for likeness in [boot.begin(name, **words) for name, words in likenesses.items()]:
+        _, address = cloud.answers(likeness)
+        assert cloud.fetched(address, "/secret").strip() == site.secret, likeness.name
 
 
 def test_a_server_is_deleted_while_it_arrives(cloud: Cloud, boot: Boot, site: Site, tmp_path: Path) -> None:
