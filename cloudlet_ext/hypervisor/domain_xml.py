@@ -345,16 +345,18 @@ def _cards(root: ET.Element) -> list[tuple[str, bool, ET.Element]]:
 
 
 def _set_roms(root: ET.Element, machine: DomainMachine) -> None:
-    """Take the boot ROM from cards that had none: QEMU makes a memory block of each, which the state would not have."""
-    for name, _, card in _cards(root):
-        if name in machine.extra.get(_WITHOUT_ROM, ()):
-            _take_rom(card)
+    """A boot ROM for those cards that had one: QEMU makes a memory block of each, and the state has these and no more."""
+    for name, has_rom, card in _cards(root):
+        wanted = name not in machine.extra.get(_WITHOUT_ROM, ())
+        if wanted != has_rom:
+            _set_rom(card, wanted)
 
 
-def _take_rom(card: ET.Element) -> None:
+def _set_rom(card: ET.Element, wanted: bool) -> None:
     for old in card.findall("rom"):
         card.remove(old)
-    ET.SubElement(card, "rom", {"enabled": "no"})
+    if not wanted:
+        ET.SubElement(card, "rom", {"enabled": "no"})
 
 
 def _set_view(root: ET.Element, view: DiskView) -> None:
@@ -385,5 +387,5 @@ def card_anew(card: str) -> str:
     root = ET.fromstring(card)
     for old in root.findall("alias"):
         root.remove(old)
-    _take_rom(root)
+    _set_rom(root, False)
     return ET.tostring(root, encoding="unicode")
