@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2153
 # Debian's packages and the Python environment of the minicloud. Sourced, not run.
 
-LIBVIRT_NEEDED=10.0.0 # the first whose QEMU driver accepts all that the extension asks of it
+LIBVIRT_NEEDED=10.0.0 # what cloudlet-status asks for, too: distributions have it beside QEMU 8.2
 
 # Debian starts what it installs; here every service runs in a machine of its own instead.
 without_starting() {

@@ -34,8 +34,8 @@ SOCKETS = Path("/run/cloudlet")
 QEMU_NEEDED = (8, 2)
 """The oldest QEMU whose migration stream the engine has been tried with."""
 
-LIBVIRT_NEEDED = (8, 0)
-"""What Nova 34 asks for; the extension needs nothing newer."""
+LIBVIRT_NEEDED = (10, 0)
+"""What distributions have beside that QEMU; nothing older was tried."""
 
 _LINK = 'Write the link with "cloudlet-manage driver link".'
 

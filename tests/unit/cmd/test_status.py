@@ -229,7 +229,7 @@ def test_no_nova(host: Host) -> None:
 
 @pytest.mark.parametrize(
     ("libvirt", "qemu", "code"),
-    [(11_003_000, 8_001_005, 2), (11_003_000, 8_002_000, 0), (7_000_000, 10_000_000, 2), (8_000_000, 11_000_000, 0)],
+    [(11_003_000, 8_001_005, 2), (11_003_000, 8_002_000, 0), (9_010_000, 10_000_000, 2), (10_000_000, 11_000_000, 0)],
 )
 def test_versions(compute: Host, libvirt: int, qemu: int, code: int) -> None:
     compute.install_libvirt(libvirt, qemu)
