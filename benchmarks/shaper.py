@@ -259,7 +259,10 @@ class Shaper:
         traceback: TracebackType | None,
     ) -> None:
         if self._process is not None:
+            code = self._process.poll()
             self._process.communicate()
+            if code is not None:
+                raise RuntimeError(f"the shaper ended too early: exit code {code}")
 
 
 def _address(text: str) -> Address:
