@@ -99,8 +99,10 @@ def render_cloud(rows: Rows) -> str:
     ]
     lines = [
         "",
-        f"Medians of a full run of ``benchmarks/cloud`` on {facts['processor']}, {str(facts['date'])[:10]}; {_met(rows)}.",
-        f"Seconds from ``POST /servers``; images and overlays come through a link of {_RATE} Mbit/s where they are not there:",
+        f"Medians of a full run of ``benchmarks/cloud`` on {facts['processor']}, {str(facts['date'])[:10]}; "
+        f"{_met(rows)}.",
+        f"Seconds from ``POST /servers``; images and overlays come through a link of {_RATE} Mbit/s where they are not "
+        "there:",
         "",
         *_drawn([head, *starts]),
         "",

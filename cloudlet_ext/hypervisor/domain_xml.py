@@ -345,7 +345,7 @@ def _cards(root: ET.Element) -> list[tuple[str, bool, ET.Element]]:
 
 
 def _set_roms(root: ET.Element, machine: DomainMachine) -> None:
-    """A boot ROM for those cards that had one: QEMU makes a memory block of each, and the state has these and no more."""
+    """A boot ROM for those cards that had one: QEMU makes a memory block of each, and the state has no others."""
     for name, has_rom, card in _cards(root):
         wanted = name not in machine.extra.get(_WITHOUT_ROM, ())
         if wanted != has_rom:
