@@ -379,6 +379,12 @@ def mac_of(card: str) -> str:
     return "" if mac is None else mac.get("address", "")
 
 
+def host_card_of(card: str) -> str:
+    """The name of the host's end of a network card; empty where it has none."""
+    target = ET.fromstring(card).find("target")
+    return "" if target is None else target.get("dev", "")
+
+
 def card_anew(card: str) -> str:
     """A network card for the running guest that gave it up, at the place where it was: a capture's machine is a base's.
 

@@ -23,6 +23,10 @@ from cloudlet_ext.job import errors
 _AGENT_TIMEOUT_S = 3
 _COMMAND_TIMEOUT_S = 10
 _UNPLUG_TIMEOUT_S = 20.0
+_PLUG_ATTEMPTS = 3
+_PLUG_SETTLE_S = 0.5
+_HOST_CARDS = Path("/sys/class/net")
+_IFF_UP = 1
 _POWERED_OFF = [
     [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED],
     [libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN],
@@ -76,11 +80,22 @@ class DomainGuest:
         """Take every network card out and put it in again, without its boot ROM; :class:`CardsKept`."""
         try:
             for card in domain_xml.interfaces(self.description):
-                self.handle.detachDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-                self._await_unplugged(domain_xml.mac_of(card))
-                self.handle.attachDeviceFlags(domain_xml.card_anew(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                self._replace(card)
         except libvirt.libvirtError as failure:
             raise CardsKept(reason=str(failure)) from failure
+
+    def _replace(self, card: str) -> None:
+        """Again when the host's end is found down: Open vSwitch sets flags of the card that it knew by this name."""
+        mac = domain_xml.mac_of(card)
+        for _ in range(_PLUG_ATTEMPTS):
+            self.handle.detachDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            self._await_unplugged(mac)
+            self.handle.attachDeviceFlags(domain_xml.card_anew(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            (card,) = [one for one in domain_xml.interfaces(self.description) if domain_xml.mac_of(one) == mac]
+            time.sleep(_PLUG_SETTLE_S)
+            if _is_up(domain_xml.host_card_of(card)):
+                return
+        raise CardsKept(reason=f"the host's end of {mac} stays down")
 
     def _await_unplugged(self, mac: str) -> None:
         deadline = time.monotonic() + _UNPLUG_TIMEOUT_S
@@ -92,6 +107,15 @@ class DomainGuest:
     def disk_path(self) -> Path:
         """The file of its own disk layer."""
         return domain_xml.disk_path(self.description)
+
+
+def _is_up(host_card: str) -> bool:
+    """Whether the host's end of a card takes packets; one that is not the host's to see is taken to."""
+    try:
+        flags = (_HOST_CARDS / host_card / "flags").read_text() if host_card else "0x1"
+    except OSError:
+        return True
+    return bool(int(flags, 16) & _IFF_UP)
 
 
 @contextlib.contextmanager
