@@ -26,6 +26,13 @@ Rows = list[dict[str, Any]]
 _CLOUD_TOOLS = (cloud.COLD, cloud.WARM, cloud.RESUME, *map(cloud.synthesis, cloud.PLACEMENTS))
 
 
+_CLOUD_FIGURES = (cloud.ACTIVE, cloud.FIRST)
+
+
+def _seconds(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
+
+
 def _facts(rows: Rows) -> dict[str, Any]:
     return {row["figure"]: row["value"] for row in rows if row["tool"] == "machine"}
 
@@ -92,11 +99,7 @@ def render_cloud(rows: Rows) -> str:
     facts = _facts(rows)
     found = {(row["workload"], row["tool"], row["figure"]): row["value"] for row in rows}
     head = ["a server with the app, in a cloud", "ACTIVE", "first reply"]
-    starts = [
-        [tool, f"{found['web', tool, cloud.ACTIVE]:.2f}", f"{found['web', tool, cloud.FIRST]:.2f}"]
-        for tool in _CLOUD_TOOLS
-        if ("web", tool, cloud.FIRST) in found
-    ]
+    starts = [[tool, *(_seconds(found.get(("web", tool, what))) for what in _CLOUD_FIGURES)] for tool in _CLOUD_TOOLS]
     lines = [
         "",
         f"Medians of a full run of ``benchmarks/cloud`` on {facts['processor']}, {str(facts['date'])[:10]}; "
@@ -108,7 +111,8 @@ def render_cloud(rows: Rows) -> str:
         "",
         f"Made in {found['web', 'base create', 'creation']:.1f} s (the base) and "
         f"{found['web', 'overlay create', 'creation']:.1f} s (the overlay; the guest stood still for "
-        f"{found['web', 'overlay create', 'pause']:.2f} s of these). ``benchmarks/results/cloud.rst`` has every value.",
+        f"{found['web', 'overlay create', 'pause']:.2f} s of these).",
+        "``benchmarks/results`` has every value, and why what is missed is missed.",
         "",
     ]
     return "\n".join(lines) + "\n"

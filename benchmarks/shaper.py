@@ -261,7 +261,7 @@ class Shaper:
         if self._process is not None:
             code = self._process.poll()
             self._process.communicate()
-            if code is not None:
+            if code is not None and kind is None:
                 raise RuntimeError(f"the shaper ended too early: exit code {code}")
 
 

@@ -83,6 +83,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "agent": lambda value: isinstance(value, bool),
     "extra": lambda value: (
         isinstance(value, dict)
+        and set(value) <= {"cards_without_rom"}
         and all(
             isinstance(names, list) and len(names) <= _MAX_DEVICES and all(isinstance(name, str) for name in names)
             for names in value.values()
@@ -99,7 +100,7 @@ _EXPECTED = {
     "macs": "a list of MAC addresses",
     "genid": "true or false",
     "agent": "true or false",
-    "extra": f"an object of lists of at most {_MAX_DEVICES} names",
+    "extra": f"an object with cards_without_rom at most, {_MAX_DEVICES} names",
 }
 
 

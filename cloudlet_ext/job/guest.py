@@ -91,10 +91,11 @@ class DomainGuest:
             self.handle.detachDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_LIVE)
             self._await_unplugged(mac)
             self.handle.attachDeviceFlags(domain_xml.card_anew(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
-            (card,) = [one for one in domain_xml.interfaces(self.description) if domain_xml.mac_of(one) == mac]
             time.sleep(_PLUG_SETTLE_S)
-            if _is_up(domain_xml.host_card_of(card)):
+            now = [one for one in domain_xml.interfaces(self.description) if domain_xml.mac_of(one) == mac]
+            if all(_is_up(domain_xml.host_card_of(one)) for one in now):
                 return
+            card = now[0]
         raise CardsKept(reason=f"the host's end of {mac} stays down")
 
     def _await_unplugged(self, mac: str) -> None:
