@@ -43,6 +43,10 @@ def synthesis(placement: str) -> str:
     return f"synthesis, {placement}"
 
 
+STARTS = (COLD, WARM, RESUME, *map(synthesis, PLACEMENTS))
+"""The ways to start the app."""
+
+
 @dataclass(frozen=True)
 class Made:
     """What all figures use: the base with what its guest knows, the overlay's file, the app's image as a file."""

@@ -16,7 +16,7 @@ from benchmarks.cloud_figures import (
     PLACEMENTS,
     RESUME,
     SIZES,
-    WARM,
+    STARTS,
     size_name,
     synthesis,
 )
@@ -93,8 +93,7 @@ def _range(row: Row | None) -> str:
 
 def starts(rows: Rows) -> list[tuple[str, Row]]:
     """The ways to start the app that were measured, with the time to the first reply."""
-    tools = [COLD, WARM, RESUME, *map(synthesis, PLACEMENTS)]
-    found = [(tool, _row(rows, tool, FIRST)) for tool in tools]
+    found = [(tool, _row(rows, tool, FIRST)) for tool in STARTS]
     return [(tool, row) for tool, row in found if row is not None]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cloud_figures as cloud
+from benchmarks import report
 from benchmarks.rows import IMAGE, OURS
 from benchmarks.workloads import WORKLOADS
 
@@ -21,9 +22,6 @@ _TOOLS = (OURS, "patch-from -3", "snapshot", IMAGE)
 _RATE, _RTT = 38, 1
 
 Rows = list[dict[str, Any]]
-
-
-_CLOUD_TOOLS = (cloud.COLD, cloud.WARM, cloud.RESUME, *map(cloud.synthesis, cloud.PLACEMENTS))
 
 
 _CLOUD_FIGURES = (cloud.ACTIVE, cloud.FIRST)
@@ -55,20 +53,13 @@ def _find(rows: Rows, workload: str, tool: str, figure: str) -> float | None:
     return None
 
 
-def _table(rows: Rows, figure: str, show: Callable[[float], str]) -> list[str]:
-    lines = [["workload", *_TOOLS]]
+def _table(rows: Rows, figure: str, show: Callable[[float], str]) -> str:
+    lines = []
     for workload in WORKLOADS:
         values = [_find(rows, workload, tool, figure) for tool in _TOOLS]
         if any(value is not None for value in values):
-            lines.append([workload, *("\\" if value is None else show(value) for value in values)])
-    return _drawn(lines)
-
-
-def _drawn(lines: list[list[str]]) -> list[str]:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    rule = "  ".join("=" * width for width in widths)
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return [rule, text[0], rule, *text[1:], rule]
+            lines.append([workload, *("" if value is None else show(value) for value in values)])
+    return report.table(["workload", *_TOOLS], lines)
 
 
 def render(rows: Rows) -> str:
@@ -82,11 +73,11 @@ def render(rows: Rows) -> str:
         "",
         f"Seconds from the request to the first correct reply through a link of {_RATE} Mbit/s:",
         "",
-        *_table(rows, "first reply", lambda value: f"{value:.2f}"),
+        _table(rows, "first reply", lambda value: f"{value:.2f}"),
         "",
         "Megabytes that are sent:",
         "",
-        *_table(rows, "size", lambda value: f"{value / 1e6:.2f}"),
+        _table(rows, "size", lambda value: f"{value / 1e6:.2f}"),
         "",
         *(f"* {name}: {workload.title}" for name, workload in WORKLOADS.items()),
         "",
@@ -99,7 +90,7 @@ def render_cloud(rows: Rows) -> str:
     facts = _facts(rows)
     found = {(row["workload"], row["tool"], row["figure"]): row["value"] for row in rows}
     head = ["a server with the app, in a cloud", "ACTIVE", "first reply"]
-    starts = [[tool, *(_seconds(found.get(("web", tool, what))) for what in _CLOUD_FIGURES)] for tool in _CLOUD_TOOLS]
+    starts = [[tool, *(_seconds(found.get(("web", tool, what))) for what in _CLOUD_FIGURES)] for tool in cloud.STARTS]
     lines = [
         "",
         f"Medians of a full run of ``benchmarks/cloud`` on {facts['processor']}, {str(facts['date'])[:10]}; "
@@ -107,7 +98,7 @@ def render_cloud(rows: Rows) -> str:
         f"Seconds from ``POST /servers``; images and overlays come through a link of {_RATE} Mbit/s where they are not "
         "there:",
         "",
-        *_drawn([head, *starts]),
+        report.table(head, starts),
         "",
         f"Made in {found['web', 'base create', 'creation']:.1f} s (the base) and "
         f"{found['web', 'overlay create', 'creation']:.1f} s (the overlay; the guest stood still for "

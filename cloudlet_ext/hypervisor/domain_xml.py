@@ -25,7 +25,6 @@ _UNITS = {"b": 1, "bytes": 1, "kb": 1000, "k": 1 << 10, "kib": 1 << 10, "m": 1 <
 _CPU_NOISE = {"numa", "cache", "maxphysaddr"}
 _TOPOLOGY_LEVELS = ("sockets", "cores", "threads")
 """What libvirt wants to be told of a topology; further levels (dies, clusters) it writes or not, and 1 is none."""
-_WITHOUT_ROM = "cards_without_rom"
 _MUST_MATCH = ("kind", "accelerator", "machine_type", "cpu", "vcpus", "memory_bytes", "devices")
 
 
@@ -96,6 +95,7 @@ def describe(text: str) -> DomainMachine:
     if os_type is None:
         raise errors.BadMachine(field="os", reason="the domain has no machine type")
     cpu = root.find("cpu")
+    without_rom = [name for name, has_rom, _ in _cards(root) if not has_rom]
     return DomainMachine(
         accelerator="kvm" if root.get("type") == "kvm" else "tcg",
         machine_type=os_type.get("machine", ""),
@@ -105,9 +105,7 @@ def describe(text: str) -> DomainMachine:
         devices={name: address for name, address in _devices(root) if address},
         macs=[mac.get("address", "") for mac in root.iterfind("./devices/interface/mac")],
         genid=root.find("genid") is not None,
-        extra={_WITHOUT_ROM: without}
-        if (without := [name for name, has_rom, _ in _cards(root) if not has_rom])
-        else {},
+        extra={machine_check.CARDS_WITHOUT_ROM: without_rom} if without_rom else {},
     )
 
 
@@ -347,7 +345,7 @@ def _cards(root: ET.Element) -> list[tuple[str, bool, ET.Element]]:
 def _set_roms(root: ET.Element, machine: DomainMachine) -> None:
     """A boot ROM for those cards that had one: QEMU makes a memory block of each, and the state has no others."""
     for name, has_rom, card in _cards(root):
-        wanted = name not in machine.extra.get(_WITHOUT_ROM, ())
+        wanted = name not in machine.extra.get(machine_check.CARDS_WITHOUT_ROM, ())
         if wanted != has_rom:
             _set_rom(card, wanted)
 

@@ -17,6 +17,7 @@ from xml.etree import ElementTree as ET
 from cloudlet_ext.hypervisor import errors
 
 ADDRESS_FIELDS = ("type", "domain", "bus", "slot", "function", "controller", "target", "unit", "port")
+CARDS_WITHOUT_ROM = "cards_without_rom"
 
 _MAX_CPU_CHARACTERS = 1 << 16
 """Of the text of a CPU: a model with three hundred features has a quarter of it."""
@@ -83,7 +84,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "agent": lambda value: isinstance(value, bool),
     "extra": lambda value: (
         isinstance(value, dict)
-        and set(value) <= {"cards_without_rom"}
+        and set(value) <= {CARDS_WITHOUT_ROM}
         and all(
             isinstance(names, list) and len(names) <= _MAX_DEVICES and all(isinstance(name, str) for name in names)
             for names in value.values()
@@ -100,7 +101,7 @@ _EXPECTED = {
     "macs": "a list of MAC addresses",
     "genid": "true or false",
     "agent": "true or false",
-    "extra": f"an object with cards_without_rom at most, {_MAX_DEVICES} names",
+    "extra": f"an object with {CARDS_WITHOUT_ROM} at most, {_MAX_DEVICES} names",
 }
 
 
