@@ -3,7 +3,7 @@
 
 To nova-compute: ``{"event": NAME, ...}``; the events are ``stage``, ``progress``, ``note``, ``trouble`` (the stage
 could not do all of its part), ``ready`` (a domain is waited for), ``running``, ``done`` (with ``result``), ``failed``
-(with ``error`` and ``kind``). From it: one job, then ``{"control": NAME, ...}``.
+(with ``error`` and ``kind``). From it: one job, then ``{"control": NAME, ...}``, where the job needs it.
 """
 
 from __future__ import annotations

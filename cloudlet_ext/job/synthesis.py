@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs synthesis and base-resume: a domain that nova-compute is about to start gets a captured state.
 
-The conversation: this process says ``ready`` with what the domain's description must have; nova-compute defines and
-starts the domain, which waits for a state, and says so; this process loads the state and says ``running``. After an
-early start it goes on feeding the guest; ``done`` is told when all is there.
+The conversation: this process looks at base and overlay and fetches, while nova-compute sets up network and disk and
+then says ``domain``, what it would start. This process says ``ready`` with what the domain's description must have;
+nova-compute defines and starts the domain, which waits for a state, and says ``started``; this process loads the state
+and says ``running``. After an early start it goes on feeding the guest; ``done`` is told when all is there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -62,11 +64,28 @@ class _Place:
     folder: Path
     libvirt: Any
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    waited_s: float = 0.0
+    """For nova-compute, before there was a domain."""
+
+    @functools.cached_property
+    def domain(self) -> dict[str, Any]:
+        """The domain that nova-compute would start: ``xml``, ``disk``, ``macs``, ``ports``. Waits until it is told."""
+        self.report.stage("wait")
+        began = time.monotonic()
+        told = self.channel.wait_control("domain", self.job["start_timeout_s"])
+        self.waited_s = time.monotonic() - began
+        self.report.stage("start")
+        return told
 
     @property
     def disk(self) -> Path:
         """The image that nova-compute has made of the base's disk for this server."""
-        return Path(self.job["disk"])
+        return Path(self.domain["disk"])
+
+    @property
+    def own_s(self) -> float:
+        """Seconds since the beginning that were not spent waiting for nova-compute."""
+        return self.report.elapsed_s - self.waited_s
 
     @property
     def machine(self) -> DomainMachine:
@@ -76,7 +95,7 @@ class _Place:
     def await_domain(self, kind: str, view: domain_xml.DiskView | None) -> DomainGuest:
         """Tell nova-compute what the domain must be, and wait for it to wait for a state."""
         mapped = self.base.memory_path if kind == MAPPED else None
-        xml = domain_xml.likeness(self.job["xml"], self.machine, mapped, view)
+        xml = domain_xml.likeness(self.domain["xml"], self.machine, mapped, view)
         self.channel.event("ready", xml=xml, placement=kind)
         self.channel.wait_control("started", self.job["start_timeout_s"])
         handle = domain.find(self.libvirt, self.job["server"])
@@ -116,7 +135,6 @@ def run_synthesis(job: dict[str, Any], channel: Channel, report: Report) -> dict
 def run_resume(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]:
     """The base's own state becomes the domain's."""
     with _place(job, channel, report, Images.of_job(job)) as place:
-        report.stage("start")
         guest = place.await_domain(MAPPED, None)
         report.stage("load")
         state = DeviceState.decode(place.base.load_device())
@@ -138,7 +156,7 @@ def _place(job: dict[str, Any], channel: Channel, report: Report, images: Images
     ):
         cache.admit(base, domain.qemu_user(connected))
         place = _Place(job, channel, report, base, scratch, folder, connected, stack)
-        host_cpu.require(connected, place.machine, domain_xml.parse(job["xml"]).get("type", "kvm"))
+        host_cpu.require(connected, place.machine, job["domain_type"])
         yield place
 
 
@@ -200,13 +218,12 @@ def _mapped(place: _Place, overlay: OverlayFile, source: Source, machine: Domain
     place.report.stage("fetch")
     with run.fetcher(source) as fetcher:
         run.wait_all(fetcher)
-    place.report.stage("start")
     _write_disk(place, lambda writer: layer.write_changes(run.view, place.base, writer))
     guest = run.guest = place.await_domain(MAPPED, None)
     place.report.stage("load")
     _load(place, guest, run.state, pages.renamed(pages.differing_pages(run.view, place.base.layout), _NAMES))
     place.channel.event("running")
-    return {"running_s": place.report.elapsed_s, **_personalise(place, guest, machine)}
+    return {"running_s": place.own_s, **_personalise(place, guest, machine)}
 
 
 def _early(place: _Place, overlay: OverlayFile, source: Source, machine: DomainMachine) -> dict[str, Any]:
@@ -225,7 +242,7 @@ def _early(place: _Place, overlay: OverlayFile, source: Source, machine: DomainM
     host = DomainHost(place.channel, shown, start, lambda guest: _personalise(place, guest, machine))
     answered = early_start.bring_up(run, source, host, None)
     return {
-        "running_s": run.running_s,
+        "running_s": run.running_s - place.waited_s,
         "resident_s": answered.resident_s,
         "pages_requested": run.pages_requested,
         "stalls": run.stalls,
@@ -287,7 +304,7 @@ def _personalise(place: _Place, guest: DomainGuest, machine: DomainMachine) -> d
     if reason:
         result = personal.Personal(False, False, reason)
     else:
-        own = cards.of_job(machine.macs, place.job["macs"], place.job["ports"])
+        own = cards.of_job(machine.macs, place.domain["macs"], place.domain["ports"])
         result = personal.personalise(guest, own, has_agent=machine.agent)
     if result.address is False and not reason:
         place.report.trouble(f"the guest may not answer at its address: {result.reason}")

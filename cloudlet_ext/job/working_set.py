@@ -122,6 +122,7 @@ def record(
         recorder = Recorder(overlay.layout.disk_chunks)
         run = prepare(scratch, report, overlay, base, NoGuest(), lambda state: state)
         with contextlib.closing(run.store), _scratch(job, description, cache, run, scratch, recorder) as host:
+            report.stage("start")
             early_start.bring_up(run, source, host, recorder)
     order = recorder.order
     report.stage("reorder")

@@ -76,13 +76,30 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
                 marks.new_generation(instance)
             self._beginning.add(instance.uuid)
         try:
+            beginner = self._synthesiser_of(instance)
+            if kwargs.get("power_on", True) and beginner is not None:
+                beginner.begin(context, instance)
             super().spawn(context, instance, *args, **kwargs)
-        except Exception as failure:
-            if self.manager is not None and begins and marks.STARTED in instance.system_metadata:
-                self.manager.synthesiser.abandon(instance, failure)
+        except BaseException as failure:
+            self._end_beginning(instance, failure)
             raise
         finally:
             self._beginning.discard(instance.uuid)
+
+    def _synthesiser_of(self, instance: Any) -> synthesiser.Synthesiser | None:
+        """What has a server take up a captured state now; None for one that boots."""
+        if self.manager is None or nova_conf.CONF.libvirt.virt_type not in _EMULATORS:
+            return None
+        takes_up = instance.uuid in self._beginning and synthesiser.is_of_base(instance)
+        return self.manager.synthesiser if takes_up else None
+
+    def _end_beginning(self, instance: Any, failure: BaseException) -> None:
+        """Nova could not build a server: end what was begun, and have nobody try again what cannot work."""
+        if self.manager is None or instance.uuid not in self._beginning:
+            return
+        self.manager.synthesiser.withdraw(instance, failure)
+        if isinstance(failure, Exception) and marks.STARTED in instance.system_metadata:
+            self.manager.synthesiser.abandon(instance, failure)
 
     def check_can_live_migrate_source(
         self, context: Any, instance: Any, dest_check_data: Any, block_device_info: Any = None
@@ -125,8 +142,8 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
         """Called for every start of a domain: the first one of a server of a base image takes up the captured state."""
         if nova_conf.CONF.libvirt.virt_type not in _EMULATORS:
             return super()._create_guest(context, xml, instance, power_on, pause, post_xml_callback)
-        begins = power_on and instance.uuid in self._beginning
-        if self.manager is None or not begins or not synthesiser.is_of_base(instance):
+        beginner = self._synthesiser_of(instance)
+        if not power_on or beginner is None:
             synthesiser.require_whole(instance)
             # A boot: with a VM generation id, so that clones of what it becomes can be told that they are clones.
             xml = domain_xml.with_genid(domain_xml.plain(xml), marks.generation(instance))
@@ -140,4 +157,4 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
             guest.launch(pause=True)
             return guest
 
-        return self.manager.synthesiser.start(context, xml, instance, create, pause=pause)
+        return beginner.start(xml, instance, create, pause=pause)

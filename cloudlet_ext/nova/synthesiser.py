@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthesiser: starts the domain of a server with a captured state instead of booting it.
 
-It happens when Nova has just made the server's disk of its image: at its first start, and when it is rebuilt. A mark in
-the server's system metadata remembers it, and another one that its overlay has not arrived whole. Every later start of
-the domain is Nova's own, and there is none while the disk is not whole.
+It happens when Nova has just made the server's disk of its image: at its first start, and when it is rebuilt. The
+worker begins before that, and fetches while Nova sets up the network and the disk. A mark in the server's system
+metadata remembers what was taken up, and another one that its overlay has not arrived whole. Every later start of the
+domain is Nova's own, and there is none while the disk is not whole.
 """
 
 from __future__ import annotations
@@ -102,6 +103,20 @@ def _abort(instance: Any, failure: Exception) -> Exception:
     return raised
 
 
+def _not_begun(failure: BaseException) -> str:
+    return f"It could not be begun on this host: {type(failure).__name__}: {failure}"
+
+
+def _domain(instance: Any, xml: str) -> dict[str, Any]:
+    """What a worker is told of the domain that Nova would start."""
+    return {
+        "xml": xml,
+        "disk": str(_disk(instance, xml)),
+        "ports": jobs.ports(instance),
+        "macs": [domain_xml.mac_of(card) for card in domain_xml.interfaces(xml)],
+    }
+
+
 def _disk(instance: Any, xml: str) -> Path:
     """The file of a server's root disk; BuildAbortException where it is none that a layer can be put into."""
     try:
@@ -116,32 +131,47 @@ class Synthesiser:
 
     def __init__(self, runner: Runner, in_use: Callable[[], set[str]], driver: Any) -> None:
         self._runner, self._in_use, self._driver = runner, in_use, driver
+        self._begun: dict[str, tuple[Task, Worker]] = {}
+        """By the server; Nova has not asked for its domain yet."""
 
-    def start(self, context: Any, xml: str, instance: Any, create: CreateDomain, *, pause: bool) -> libvirt_guest.Guest:
-        """The guest, running (or standing still when ``pause``); the rest of its overlay may be on its way.
+    def begin(self, context: Any, instance: Any) -> None:
+        """Have a worker do what it can do without the domain; :meth:`start` or :meth:`withdraw` must follow.
 
-        BuildAbortException with the reason; nothing of the operation is left then.
+        BuildAbortException with the reason, or what else kept it from beginning; nothing of the operation is left then.
         """
         overlay = instance.metadata.get(_OVERLAY)
         if overlay:
             # Until it has arrived the disk is the base's: when this fails, nobody is to boot from that.
             instance.system_metadata[marks.ARRIVING] = "True"
-        disk = _disk(instance, xml)
         kind = "synthesis" if overlay else "base-resume"
         task = self._runner.task(context, kind, instance.uuid, instance=instance)
         try:
             # Nova builds so many servers at once, and one that waits is one of them.
-            worker = task.begin(
-                lambda: self._job(context, task, xml, disk, instance, overlay), CONF.cloudlet.queue_timeout
-            )
+            worker = task.begin(lambda: self._job(context, task, instance, overlay), CONF.cloudlet.queue_timeout)
         except WorkerFailed as failure:
             task.ended(str(failure))
             raise _abort(instance, failure) from failure
         except BaseException as failure:
-            # Nothing was begun: another host may do better.
-            task.ended(f"It could not be begun on this host: {type(failure).__name__}: {failure}")
+            # Another host may do better.
+            task.ended(_not_begun(failure))
             raise
+        self._begun[instance.uuid] = task, worker
+
+    def withdraw(self, instance: Any, failure: BaseException) -> None:
+        """Nova has failed before the server's domain was asked for: end what was begun."""
+        if instance.uuid in self._begun:
+            task, _ = self._begun.pop(instance.uuid)
+            task.dismiss()
+            task.ended(_not_begun(failure))
+
+    def start(self, xml: str, instance: Any, create: CreateDomain, *, pause: bool) -> libvirt_guest.Guest:
+        """The guest, running (or standing still when ``pause``); the rest of its overlay may be on its way.
+
+        ``xml``: what Nova would start. BuildAbortException with the reason; nothing of the operation is left then.
+        """
+        task, worker = self._begun.pop(instance.uuid)
         try:
+            worker.control("domain", **_domain(instance, xml))
             guest = self._take_up(task, worker, instance, create, pause=pause)
         except BaseException as failure:
             instance.system_metadata.pop(marks.STARTED, None)
@@ -164,9 +194,7 @@ class Synthesiser:
         instance.system_metadata.pop(marks.STARTED, None)
         raise _abort(instance, failure) from failure
 
-    def _job(
-        self, context: Any, task: Task, xml: str, disk: Path, instance: Any, overlay: str | None
-    ) -> dict[str, Any]:
+    def _job(self, context: Any, task: Task, instance: Any, overlay: str | None) -> dict[str, Any]:
         metadata = instance.system_metadata
         common = jobs.common(context, task.operation, self._in_use())
         if instance.task_state == nova_task_states.REBUILD_SPAWNING:
@@ -175,10 +203,7 @@ class Synthesiser:
         return {
             **common,
             "server": instance.uuid,
-            "xml": xml,
-            "disk": str(disk),
-            "ports": jobs.ports(instance),
-            "macs": [domain_xml.mac_of(card) for card in domain_xml.interfaces(xml)],
+            "domain_type": CONF.libvirt.virt_type,
             "base_id": metadata[_BASE_ID],
             "base_image": instance.image_ref,
             "base_memory_image": metadata[_MEMORY_IMAGE],

@@ -61,7 +61,6 @@ class Host(Protocol):
 def bring_up(run: Arrival, source: Source, host: Host, recorder: Recorder | None) -> Answered:
     """Run the guest at once, feed it, and take everything that stands in for its disk away at the end."""
     report = run.report
-    report.stage("start")
     with contextlib.ExitStack() as stack:
         postcopy: list[PostcopySource] = []
         fetcher = stack.enter_context(run.fetcher(source, lambda: _wake(postcopy)))

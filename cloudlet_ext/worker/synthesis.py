@@ -136,6 +136,7 @@ def synthesize(
         stack.callback(run.store.close)
         if disk is not None:
             host = ServerHost(guest, disk, launcher.ready, waiting)
+            report.stage("start")
             answer = early_start.bring_up(run, source, host, recorder)
         else:
             answer = _bring_up_mapped(run, guest, source, waiting, recorder)

@@ -24,7 +24,6 @@ from cloudlet_ext.nova.manager import CloudletManager
 from cloudlet_ext.nova.runner import Task
 from cloudlet_ext.nova.spare_workers import SpareWorkers
 from tests.nova.cloud import MEMBER, MINE, Cloud
-from tests.nova.virt_host import DOMAIN
 
 HOST = "real"
 
@@ -146,11 +145,6 @@ class Compute:
         """The operation, once it is in one of these states."""
         wait_until(lambda: (self.manager.get_operation(self.context, identifier) or {}).get("state") in states, limit_s)
         return self.shown(identifier)
-
-
-def xml_of(server: Any) -> str:
-    """What Nova would have libvirt define for a server."""
-    return DOMAIN.format(uuid=server.uuid, disk=f"/var/lib/nova/instances/{server.uuid}/disk")
 
 
 def wait_until(holds: Callable[[], Any], limit_s: float = 30.0) -> None:

@@ -41,8 +41,8 @@ def virt_host(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """The host compute1 with its driver; Nova's part of ``spawn`` is the stand-in's."""
     made = VirtHost(cloud, tmp_path)
 
-    def spawn(driver: Any, context: Any, instance: Any, xml: str) -> None:
-        made.spawned(driver, context, instance, xml)
+    def spawn(driver: Any, context: Any, instance: Any, xml: str, power_on: bool) -> None:
+        made.spawned(driver, context, instance, xml, power_on)
 
     monkeypatch.setattr(libvirt_driver.LibvirtDriver, "spawn", spawn)
     yield made

@@ -16,7 +16,7 @@ from cloudlet_ext.hypervisor.process import start_ticks
 from cloudlet_ext.job.channel import Channel
 from cloudlet_ext.nova.operations import SUCCEEDED, OperationStore
 from tests.nova.cloud import Cloud
-from tests.nova.compute import DONE, WAITS, WHEN_TOLD, Compute, wait_until, xml_of
+from tests.nova.compute import DONE, WAITS, WHEN_TOLD, Compute, wait_until
 from tests.nova.conftest import Room
 from tests.nova.test_workers import operation
 
@@ -79,7 +79,7 @@ def test_a_synthesis_that_cannot_be_begun_has_failed(compute: Compute) -> None:
     CONF.set_override("send_service_user_token", True, group="service_user")
     try:
         with pytest.raises(Exception) as caught:
-            compute.manager.synthesiser.start(compute.context, xml_of(server), server, lambda xml: None, pause=False)
+            compute.manager.synthesiser.begin(compute.context, server)
     finally:
         CONF.set_override("send_service_user_token", False, group="service_user")
     assert not isinstance(caught.value, exception.BuildAbortException)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from nova import exception
 
-from tests.nova.compute import Compute, set_up, wait_until, xml_of
+from tests.nova.compute import Compute, set_up, wait_until
 from tests.nova.test_full_disk import OF_BASE
 
 
@@ -23,7 +23,7 @@ def server(compute: Compute) -> Any:
 
 
 def start(compute: Compute, server: Any) -> None:
-    compute.manager.synthesiser.start(compute.context, xml_of(server), server, lambda xml: None, pause=False)
+    compute.manager.synthesiser.begin(compute.context, server)
 
 
 def test_a_cancelled_wait_builds_no_server(compute: Compute, server: Any) -> None:

@@ -15,7 +15,8 @@ from nova.virt.libvirt import driver as libvirt_driver
 from cloudlet_ext.hypervisor import domain_xml
 from cloudlet_ext.nova import jobs, marks, workers
 from cloudlet_ext.nova.operations import Operation
-from tests.nova.virt_host import GOES_ON, OF_BASE, ORDINARY, OVERLAY, REBUILDING, VirtHost
+from tests.nova.compute import wait_until
+from tests.nova.virt_host import DONE, GOES_ON, OF_BASE, ORDINARY, OVERLAY, REBUILDING, TAKE_UP, VirtHost
 
 MACHINE = """
 <domain type='qemu'>
@@ -107,6 +108,63 @@ def test_a_failure_is_told_and_not_tried_elsewhere(virt_host: VirtHost, good: in
     server.vm_state, server.task_state = "error", "rebooting"
     with pytest.raises(exception.InstancePowerOnFailure) if left else contextlib.nullcontext():
         virt_host.started(server)
+
+
+def test_the_worker_begins_while_nova_sets_up_the_network(virt_host: VirtHost) -> None:
+    server = virt_host.server(metadata=OVERLAY)
+    virt_host.work("report.stage('fetch')" + TAKE_UP.format(placement="early") + DONE, take_up=False)
+
+    def fetched() -> bool:
+        operation = virt_host.operation(server.uuid)
+        return operation is not None and operation.stage == "fetch"
+
+    virt_host.before_domain = lambda: wait_until(fetched)
+    virt_host.spawn(server)
+    assert virt_host.ended(server.uuid).state == "succeeded"
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, exception.InstanceNotFound])
+def test_nova_fails_before_there_is_a_domain(virt_host: VirtHost, kind: type[Exception]) -> None:
+    """For instance because there is no port to be had: Nova may build the server on another host."""
+    server = virt_host.server(metadata=OVERLAY)
+
+    def fail() -> None:
+        wait_until(lambda: virt_host.operation(server.uuid))
+        raise kind("no port")
+
+    virt_host.before_domain = fail
+    with pytest.raises(kind):
+        virt_host.spawn(server)
+    operation = virt_host.ended(server.uuid)
+    assert operation.state == "failed"
+    assert "could not be begun on this host" in str(operation.error)
+    assert operation.worker is not None
+    assert workers.Orphan(operation.worker).has_ended
+    assert virt_host.manager.describe(virt_host.context)["workers"]["running"] == 0
+    assert not virt_host.libvirt.runs(server)
+
+
+def test_a_worker_that_fails_while_nova_sets_up_the_network(virt_host: VirtHost) -> None:
+    server = virt_host.server(metadata=OVERLAY)
+    virt_host.work('channel.end("failed", kind="SourceLost", error="the overlay is away")', take_up=False)
+
+    def gone() -> None:
+        wait_until(lambda: virt_host.operation(server.uuid))
+        worker = virt_host.operation(server.uuid).worker  # type: ignore[union-attr]
+        wait_until(lambda: workers.Orphan(worker).has_ended)
+
+    virt_host.before_domain = gone
+    with pytest.raises(exception.BuildAbortException, match="the overlay is away"):
+        virt_host.spawn(server)
+    assert "the overlay is away" in str(virt_host.ended(server.uuid).error)
+    assert own(server) == {marks.ARRIVING: "True"}
+
+
+def test_an_evacuated_server_that_stays_off(virt_host: VirtHost) -> None:
+    """Nothing is begun for it: nobody would take it up."""
+    server = virt_host.server(**REBUILDING)
+    virt_host.spawn(server, power_on=False)
+    assert virt_host.operation(server.uuid) is None
 
 
 def test_a_job_that_cannot_be_made(virt_host: VirtHost, monkeypatch: pytest.MonkeyPatch) -> None:

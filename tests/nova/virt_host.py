@@ -56,8 +56,9 @@ channel = Channel(sys.stdin, sys.stdout)
 job = channel.read_job()
 report = ChannelReport(channel)
 """
-_TAKE_UP = """
-channel.event("ready", xml=job["xml"], placement={placement!r})
+TAKE_UP = """
+domain = channel.wait_control("domain", 30)
+channel.event("ready", xml=domain["xml"], placement={placement!r})
 channel.wait_control("started", 30)
 channel.event("running")
 """
@@ -122,7 +123,11 @@ class Libvirt:
 
 
 class VirtHost:
-    """The host ``compute1`` of the cloud. ``after_spawn`` is called when the guest is there, before Nova is done."""
+    """The host ``compute1`` of the cloud.
+
+    ``before_domain`` is called when Nova has made the disk; ``after_spawn``
+    when the guest is there, before Nova is done.
+    """
 
     def __init__(self, cloud: Cloud, folder: Path) -> None:
         self.folder = folder
@@ -139,6 +144,7 @@ class VirtHost:
         self.manager = self.driver.manager = CloudletManager(self.driver, "compute1")
         self.pause = False
         self.after_spawn: Callable[[], None] = lambda: None
+        self.before_domain: Callable[[], None] = lambda: None
         self.work()
 
     def close(self) -> None:
@@ -150,7 +156,7 @@ class VirtHost:
 
     def work(self, rest: str = DONE, placement: str = "mapped", *, take_up: bool = True) -> None:
         """What the next workers do: have the guest started, unless told otherwise, and ``rest``."""
-        self._script.write_text(_WORKER + (_TAKE_UP.format(placement=placement) if take_up else "") + rest)
+        self._script.write_text(_WORKER + (TAKE_UP.format(placement=placement) if take_up else "") + rest)
 
     def server(self, **facts: Any) -> Any:
         """A server that is being built from a base, unless ``facts`` say otherwise."""
@@ -168,17 +174,18 @@ class VirtHost:
     def xml(self, server: Any) -> str:
         return DOMAIN.format(uuid=server.uuid, disk=jobs.disk_path(server))
 
-    def spawn(self, server: Any, xml: str = "") -> None:
+    def spawn(self, server: Any, xml: str = "", *, power_on: bool = True) -> None:
         """As nova-compute does it."""
         objects.InstanceAction.action_start(self.context, server.uuid, "create", want_result=False)
-        self.driver.spawn(self.context, server, xml=xml or self.xml(server))
+        self.driver.spawn(self.context, server, xml=xml or self.xml(server), power_on=power_on)
 
-    def spawned(self, driver: CloudletDriver, context: Any, server: Any, xml: str) -> None:
+    def spawned(self, driver: CloudletDriver, context: Any, server: Any, xml: str, power_on: bool) -> None:
         """What is left of Nova's ``spawn``."""
         disk = Path(jobs.disk_path(server))
         disk.parent.mkdir(parents=True, exist_ok=True)
         disk.touch()
-        guest = driver._create_guest(context, xml, server, pause=self.pause)
+        self.before_domain()
+        guest = driver._create_guest(context, xml, server, power_on, self.pause)
         self.after_spawn()
         if self.pause:
             guest.resume()
