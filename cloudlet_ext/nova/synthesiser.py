@@ -21,7 +21,7 @@ from nova.compute import vm_states
 from nova.virt.libvirt import guest as libvirt_guest
 from oslo_log import log as logging
 
-from cloudlet_ext.hypervisor import domain_xml
+from cloudlet_ext.hypervisor import domain_cards, domain_xml
 from cloudlet_ext.hypervisor.errors import BadMachine
 from cloudlet_ext.nova import jobs, marks, server_record, task_states
 from cloudlet_ext.nova.runner import Runner, Task
@@ -178,7 +178,7 @@ class Synthesiser:
             "xml": xml,
             "disk": str(disk),
             "ports": jobs.ports(instance),
-            "macs": [domain_xml.mac_of(card) for card in domain_xml.interfaces(xml)],
+            "macs": [domain_cards.mac_of(card) for card in domain_cards.interfaces(xml)],
             "base_id": metadata[_BASE_ID],
             "base_image": instance.image_ref,
             "base_memory_image": metadata[_MEMORY_IMAGE],
