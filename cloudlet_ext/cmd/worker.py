@@ -6,6 +6,7 @@ Ended by SIGTERM it undoes what it has begun. Its exit status is 0 when the oper
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import importlib
 import os
@@ -15,6 +16,7 @@ import traceback
 from types import FrameType
 from typing import Any, NoReturn
 
+from cloudlet_ext import __version__
 from cloudlet_ext.cmd.streams import replace_closed
 from cloudlet_ext.exception import CloudletError
 from cloudlet_ext.job import errors
@@ -28,6 +30,17 @@ _JOBS = {
     "synthesis": ("synthesis", "run_synthesis"),
 }
 _PR_SET_DUMPABLE = 4
+_DESCRIPTION = """\
+Does one operation for nova-compute, which starts this program where an operation needs it; nobody else has to. It reads
+the job from standard input, one line of JSON, and tells how far it is on standard output, one line of JSON each. Ended
+by SIGTERM it undoes what it has begun.
+"""
+_EPILOG = """\
+exit status:
+    0  done
+  143  ended by SIGTERM
+  else the operation failed; the last line of standard output says why
+"""
 
 
 class Cancelled(BaseException):
@@ -56,9 +69,21 @@ def _run(channel: Channel) -> dict[str, Any]:
     return result
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cloudlet-worker",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cloudlet-worker {__version__}")
+    return parser
+
+
 def main() -> NoReturn:
     """Do the job on standard input."""
     replace_closed()
+    _parser().parse_args()
     _guard_secrets()
     signal.signal(signal.SIGTERM, _cancel)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

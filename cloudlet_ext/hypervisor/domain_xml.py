@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from cloudlet_ext.hypervisor import errors, machine_check
+from cloudlet_ext.hypervisor import domain_cards, errors, machine_check
 
 QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 MAPPED_RAM = "cloudlet-ram"
@@ -31,8 +31,8 @@ _MUST_MATCH = ("kind", "accelerator", "machine_type", "cpu", "vcpus", "memory_by
 @dataclass(frozen=True)
 class DomainMachine:
     """The guest-visible machine of a libvirt domain. ``cpu``: its ``<cpu>`` element; ``devices``: address attributes of
-    every device that has an address, by a name made of what it is; ``macs``: of its network cards, in order; ``extra``
-    may name ``cards_without_rom``."""
+    every device that has an address, by a name made of what it is; ``macs``: of its network cards, in the order of
+    their addresses; ``extra`` may name ``cards_without_rom``."""
 
     accelerator: str
     machine_type: str
@@ -61,7 +61,23 @@ class DomainMachine:
             wrong = sorted(set(values) ^ known)
             raise errors.BadMachine(field=wrong[0], reason="unknown or missing")
         machine_check.check(values)
-        return cls(**values)
+        without_rom = values["extra"].get(machine_check.CARDS_WITHOUT_ROM, [])
+        devices, macs, without_rom = domain_cards.in_order(values["devices"], values["macs"], without_rom)
+        return cls(**{**values, "devices": devices, "macs": macs, "extra": _extra(without_rom)})
+
+    @property
+    def cards_without_rom(self) -> list[str]:
+        """The names of the network cards that have no boot ROM."""
+        return list(self.extra.get(machine_check.CARDS_WITHOUT_ROM, ()))
+
+    def with_roms_of(self, other: DomainMachine) -> DomainMachine:
+        """The same machine with a boot ROM for every card that has one here or there.
+
+        QEMU takes the state of either card into either. But a guest that had a ROM keeps the register of its address,
+        and where nothing is behind that, the guest's firmware sets many megabytes aside for it at the next reboot.
+        """
+        without_rom = [name for name in self.cards_without_rom if name in other.cards_without_rom]
+        return replace(self, extra=_extra(without_rom))
 
     def require_same(self, found: DomainMachine, what: str) -> None:
         """:class:`errors.MachineMismatch` names the first thing in which ``found`` differs, and both values."""
@@ -77,6 +93,10 @@ class DomainMachine:
                         mine, other, name = mine.get(device), other.get(device), f"device {device}"
                         break
             raise errors.MachineMismatch(what=what, field=name, expected=mine, found=other)
+
+
+def _extra(without_rom: list[str]) -> dict[str, Any]:
+    return {machine_check.CARDS_WITHOUT_ROM: without_rom} if without_rom else {}
 
 
 def parse(text: str) -> ET.Element:
@@ -95,7 +115,7 @@ def describe(text: str) -> DomainMachine:
     if os_type is None:
         raise errors.BadMachine(field="os", reason="the domain has no machine type")
     cpu = root.find("cpu")
-    without_rom = [name for name, has_rom, _ in _cards(root) if not has_rom]
+    without_rom = [name for name, one in _named(root) if one.tag == "interface" and not domain_cards.has_rom(one)]
     return DomainMachine(
         accelerator="kvm" if root.get("type") == "kvm" else "tcg",
         machine_type=os_type.get("machine", ""),
@@ -103,9 +123,9 @@ def describe(text: str) -> DomainMachine:
         vcpus=int(root.findtext("vcpu", "1")),
         memory_bytes=_bytes(root.find("memory")),
         devices={name: address for name, address in _devices(root) if address},
-        macs=[mac.get("address", "") for mac in root.iterfind("./devices/interface/mac")],
+        macs=[domain_cards.mac(card) for card in domain_cards.of(root)],
         genid=root.find("genid") is not None,
-        extra={machine_check.CARDS_WITHOUT_ROM: without_rom} if without_rom else {},
+        extra=_extra(without_rom),
     )
 
 
@@ -148,11 +168,6 @@ def layer_below_view(text: str) -> str | None:
     if target is None or below is None:
         return None
     return f"{target.get('dev')}[{below.get('index')}]"
-
-
-def interfaces(text: str) -> list[str]:
-    """The descriptions of the network cards, in order."""
-    return [ET.tostring(card, encoding="unicode") for card in parse(text).iterfind("./devices/interface")]
 
 
 def _topology(cpu: str) -> tuple[dict[str, str] | None, str]:
@@ -211,12 +226,17 @@ def _name(device: ET.Element, seen: dict[str, int]) -> str:
     return name if seen[name] == 1 else f"{name} #{seen[name]}"
 
 
+def _named(root: ET.Element) -> list[tuple[str, ET.Element]]:
+    """Every device by its name. Those of one name are numbered; network cards in the order of their addresses."""
+    seen: dict[str, int] = {}
+    others = [device for device in root.iterfind("./devices/*") if device.tag != "interface"]
+    return [(_name(device, seen), device) for device in [*others, *domain_cards.of(root)]]
+
+
 def _devices(root: ET.Element) -> list[tuple[str, dict[str, str]]]:
     found: list[tuple[str, dict[str, str]]] = []
-    seen: dict[str, int] = {}
-    for device in root.iterfind("./devices/*"):
+    for name, device in _named(root):
         address = device.find("address")
-        name = _name(device, seen)
         attributes = {} if address is None else address.attrib
         found.append((name, {key: attributes[key] for key in machine_check.ADDRESS_FIELDS if key in attributes}))
     return found
@@ -321,9 +341,8 @@ def _set_cpu(root: ET.Element, cpu: str) -> None:
 
 
 def _set_addresses(root: ET.Element, machine: DomainMachine) -> None:
-    seen: dict[str, int] = {}
-    for device in root.iterfind("./devices/*"):
-        wanted = machine.devices.get(_name(device, seen))
+    for name, device in _named(root):
+        wanted = machine.devices.get(name)
         if wanted is None:
             continue
         for old in device.findall("address"):
@@ -331,30 +350,11 @@ def _set_addresses(root: ET.Element, machine: DomainMachine) -> None:
         ET.SubElement(device, "address", wanted)
 
 
-def _cards(root: ET.Element) -> list[tuple[str, bool, ET.Element]]:
-    """Name of each network card, whether it has a boot ROM, and its element."""
-    seen: dict[str, int] = {}
-    cards = []
-    for device in root.iterfind("./devices/*"):
-        name, rom = _name(device, seen), device.find("rom")
-        if device.tag == "interface":
-            cards.append((name, rom is None or rom.get("enabled") != "no", device))
-    return cards
-
-
 def _set_roms(root: ET.Element, machine: DomainMachine) -> None:
-    """A boot ROM for those cards that had one: QEMU makes a memory block of each, and the state has no others."""
-    for name, has_rom, card in _cards(root):
-        wanted = name not in machine.extra.get(machine_check.CARDS_WITHOUT_ROM, ())
-        if wanted != has_rom:
-            _set_rom(card, wanted)
-
-
-def _set_rom(card: ET.Element, wanted: bool) -> None:
-    for old in card.findall("rom"):
-        card.remove(old)
-    if not wanted:
-        ET.SubElement(card, "rom", {"enabled": "no"})
+    """A boot ROM for those cards that are to have one: QEMU makes a memory block of each."""
+    for name, device in _named(root):
+        if device.tag == "interface":
+            domain_cards.set_rom(device, name not in machine.cards_without_rom)
 
 
 def _set_view(root: ET.Element, view: DiskView) -> None:
@@ -369,27 +369,3 @@ def _set_view(root: ET.Element, view: DiskView) -> None:
     ET.SubElement(below, "format", {"type": view.base_format})
     ET.SubElement(below, "source", {"file": str(view.base)})
     ET.SubElement(below, "backingStore")
-
-
-def mac_of(card: str) -> str:
-    """The address of a network card."""
-    mac = ET.fromstring(card).find("mac")
-    return "" if mac is None else mac.get("address", "")
-
-
-def host_card_of(card: str) -> str:
-    """The name of the host's end of a network card; empty where it has none."""
-    target = ET.fromstring(card).find("target")
-    return "" if target is None else target.get("dev", "")
-
-
-def card_anew(card: str) -> str:
-    """A network card for the running guest that gave it up, at the place where it was: a capture's machine is a base's.
-
-    It has no boot ROM. While a guest's memory arrives QEMU cannot take in a memory block that was not there before.
-    """
-    root = ET.fromstring(card)
-    for old in root.findall("alias"):
-        root.remove(old)
-    _set_rom(root, False)
-    return ET.tostring(root, encoding="unicode")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from cloudlet_ext.hypervisor import domain_xml
+from cloudlet_ext.hypervisor import domain_cards, domain_xml
 from cloudlet_ext.hypervisor.domain_xml import DiskView, DomainMachine
 
 _CARD_KEPT = {"mac", "model", "mtu", "driver", "address", "rom"}
@@ -18,7 +18,8 @@ _OWN = ("title", "description", "metadata", "seclabel", "resource")
 
 @dataclass(frozen=True)
 class ScratchDomain:
-    """What a scratch domain has for itself. ``taps``: names of the host's side of its network cards, in order."""
+    """What a scratch domain has for itself. ``taps``: names of the host's side of its network cards, in the order
+    of the cards' addresses."""
 
     name: str
     disk: Path
@@ -38,7 +39,7 @@ def describe(text: str, machine: DomainMachine, own: ScratchDomain, view: DiskVi
         # What a host shows of a guest; libvirt makes the console of the serial port by itself.
         for old in devices.findall(tag):
             devices.remove(old)
-    _set_cards(devices, own.taps)
+    _set_cards(root, own.taps)
     _set_ports(devices)
     _set_disk(devices, own.disk)
     root = domain_xml.parse(domain_xml.likeness(ET.tostring(root, encoding="unicode"), machine, None, view))
@@ -60,8 +61,8 @@ def _set_names(root: ET.Element, name: str) -> None:
         entry.text = identity
 
 
-def _set_cards(devices: ET.Element, taps: tuple[str, ...]) -> None:
-    for card, tap in zip(devices.findall("interface"), taps, strict=True):
+def _set_cards(root: ET.Element, taps: tuple[str, ...]) -> None:
+    for card, tap in zip(domain_cards.of(root), taps, strict=True):
         for child in list(card):
             if child.tag not in _CARD_KEPT:
                 card.remove(child)

@@ -14,7 +14,7 @@ from typing import Any
 
 import libvirt
 
-from cloudlet_ext.hypervisor import domain, domain_xml
+from cloudlet_ext.hypervisor import domain, domain_cards, domain_xml
 from cloudlet_ext.hypervisor.domain import DomainMonitor, DomainProcess
 from cloudlet_ext.hypervisor.domain_xml import DomainMachine
 from cloudlet_ext.hypervisor.errors import CardsKept, HypervisorError
@@ -79,28 +79,36 @@ class DomainGuest:
     def replace_cards(self) -> None:
         """Take every network card out and put it in again, without its boot ROM; :class:`CardsKept`."""
         try:
-            for card in domain_xml.interfaces(self.description):
+            for card in domain_cards.interfaces(self.description):
                 self._replace(card)
         except libvirt.libvirtError as failure:
             raise CardsKept(reason=str(failure)) from failure
 
     def _replace(self, card: str) -> None:
-        """Again when the host's end is found down: Open vSwitch sets flags of the card that it knew by this name."""
-        mac = domain_xml.mac_of(card)
+        """Again when the host's end is found down: Open vSwitch sets flags of the card that it knew by this name.
+
+        And when the new card is gone again: a guest may give it up at once.
+        """
+        mac = domain_cards.mac_of(card)
+        now = [card]
         for _ in range(_PLUG_ATTEMPTS):
-            self.handle.detachDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-            self._await_unplugged(mac)
-            self.handle.attachDeviceFlags(domain_xml.card_anew(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            if now:
+                card = now[0]
+                self.handle.detachDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                self._await_unplugged(mac)
+            self.handle.attachDeviceFlags(domain_cards.card_anew(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
             time.sleep(_PLUG_SETTLE_S)
-            now = [one for one in domain_xml.interfaces(self.description) if domain_xml.mac_of(one) == mac]
-            if all(_is_up(domain_xml.host_card_of(one)) for one in now):
+            now = self._cards_of(mac)
+            if now and all(_is_up(domain_cards.host_card_of(one)) for one in now):
                 return
-            card = now[0]
-        raise CardsKept(reason=f"the host's end of {mac} stays down")
+        raise CardsKept(reason=f"the host's end of {mac} stays down" if now else f"{mac} was put in and is gone again")
+
+    def _cards_of(self, mac: str) -> list[str]:
+        return [one for one in domain_cards.interfaces(self.description) if domain_cards.mac_of(one) == mac]
 
     def _await_unplugged(self, mac: str) -> None:
         deadline = time.monotonic() + _UNPLUG_TIMEOUT_S
-        while any(domain_xml.mac_of(one) == mac for one in domain_xml.interfaces(self.description)):
+        while self._cards_of(mac):
             if time.monotonic() > deadline:
                 raise CardsKept(reason=f"the guest did not give up {mac} within {_UNPLUG_TIMEOUT_S:.0f} s")
             time.sleep(0.05)

@@ -20,7 +20,7 @@ from cloudlet_ext.engine.overlay import OverlayFile
 from cloudlet_ext.engine.overlay_writer import OverlaySummary, reorder_overlay
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.engine.view import TargetView
-from cloudlet_ext.hypervisor import access, domain, domain_xml, scratch_domain, userfault
+from cloudlet_ext.hypervisor import access, domain, domain_cards, domain_xml, scratch_domain, userfault
 from cloudlet_ext.hypervisor.domain_console import DomainConsole
 from cloudlet_ext.hypervisor.domain_xml import DomainMachine
 from cloudlet_ext.hypervisor.scratch_domain import ScratchDomain
@@ -63,7 +63,7 @@ class _ScratchHost:
     def ready(self) -> None:
         """Start the domain, and be its neighbour."""
         base = self.run.base
-        machine = DomainMachine.from_dict(base.machine)
+        machine = DomainMachine.from_dict(self.run.overlay.machine).with_roms_of(DomainMachine.from_dict(base.machine))
         view = self.layer.view(str(base.disk_path), "qcow2")
         text = scratch_domain.describe(self.description, machine, self.own, view)
         handle = self.libvirt.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
@@ -141,7 +141,7 @@ def _scratch(
 ) -> Iterator[_ScratchHost]:
     """Whoever starts the guest to be; all of it goes with the block."""
     token, layout, disk = secrets.token_hex(4), run.base.layout, run.base.disk_path
-    taps = tuple(f"clr{token}{number}" for number in range(len(domain_xml.interfaces(description))))
+    taps = tuple(f"clr{token}{number}" for number in range(len(domain_cards.interfaces(description))))
     own = ScratchDomain(f"cloudlet-{token}", scratch / "scratch.qcow2", taps)
     Qcow2Writer.create(own.disk, layout.disk_bytes, str(disk), "qcow2").close()
     with (

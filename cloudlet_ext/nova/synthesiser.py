@@ -22,7 +22,7 @@ from nova.compute import vm_states
 from nova.virt.libvirt import guest as libvirt_guest
 from oslo_log import log as logging
 
-from cloudlet_ext.hypervisor import domain_xml
+from cloudlet_ext.hypervisor import domain_cards, domain_xml
 from cloudlet_ext.hypervisor.errors import BadMachine
 from cloudlet_ext.nova import jobs, marks, server_record, task_states
 from cloudlet_ext.nova.runner import Runner, Task
@@ -113,7 +113,7 @@ def _domain(instance: Any, xml: str) -> dict[str, Any]:
         "xml": xml,
         "disk": str(_disk(instance, xml)),
         "ports": jobs.ports(instance),
-        "macs": [domain_xml.mac_of(card) for card in domain_xml.interfaces(xml)],
+        "macs": [domain_cards.mac_of(card) for card in domain_cards.interfaces(xml)],
     }
 
 

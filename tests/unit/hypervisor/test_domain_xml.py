@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from cloudlet_ext.hypervisor import domain_xml, errors, scratch_domain
+from cloudlet_ext.hypervisor import domain_cards, domain_xml, errors, scratch_domain
 from cloudlet_ext.hypervisor.domain_xml import DiskView
 from cloudlet_ext.hypervisor.scratch_domain import ScratchDomain
 
@@ -232,8 +232,8 @@ def test_a_generation_id_is_given_or_renewed() -> None:
 
 def test_a_card_that_is_put_in_again_has_no_rom() -> None:
     """And whoever takes up its state later has none either: QEMU would miss its memory block."""
-    (card,) = domain_xml.interfaces(RUNNING)
-    again = domain_xml.card_anew(card)
+    (card,) = domain_cards.interfaces(RUNNING)
+    again = domain_cards.card_anew(card)
     root = domain_xml.parse(RUNNING)
     devices = root.find("devices")
     assert devices is not None
@@ -248,6 +248,66 @@ def test_a_card_that_is_put_in_again_has_no_rom() -> None:
     bare, full = ET.tostring(root, encoding="unicode"), domain_xml.describe(RUNNING)
     for text in (bare, RUNNING):
         assert "<rom" not in domain_xml.likeness(domain_xml.plain(text), full, None, None)
+
+
+def with_cards(*slots: int, without_rom: int = -1) -> str:
+    """The domain with cards at these slots, in the order of the text; the MAC's last digit is the slot's."""
+    (card,) = domain_cards.interfaces(RUNNING)
+    root = domain_xml.parse(RUNNING)
+    devices = root.find("devices")
+    assert devices is not None
+    devices.remove(devices.find("interface"))  # type: ignore[arg-type]
+    for slot in slots:
+        text = card.replace('slot="0x02"', f'slot="{slot:#04x}"').replace("38:9c", f"38:0{slot}")
+        devices.append(ET.fromstring(domain_cards.card_anew(text) if slot == without_rom else text))
+    return ET.tostring(root, encoding="unicode")
+
+
+def test_cards_are_numbered_by_their_addresses() -> None:
+    """libvirt puts a card that was put in again behind the others."""
+    whole, again = domain_xml.describe(with_cards(5, 6, 9)), domain_xml.describe(with_cards(6, 9, 5, without_rom=5))
+    whole.require_same(again, "The server's machine is not its base's")
+    assert again.devices == whole.devices
+    assert again.macs == whole.macs == [f"fa:16:3e:ff:38:0{slot}" for slot in (5, 6, 9)]
+    assert again.cards_without_rom == ["interface virtio"]
+    assert [domain_cards.mac_of(card)[-1] for card in domain_cards.interfaces(with_cards(9, 5))] == ["5", "9"]
+
+
+def test_a_likeness_knows_each_card() -> None:
+    """Nova's description has no addresses: its first card gets the first one."""
+    machine = domain_xml.describe(with_cards(6, 5, without_rom=6))
+    nova = domain_xml.parse(with_cards(1, 2))
+    for card in nova.iterfind("./devices/interface"):
+        card.remove(card.find("address"))  # type: ignore[arg-type]
+    found = domain_xml.likeness(ET.tostring(nova, encoding="unicode"), machine, None, None)
+    machine.require_same(domain_xml.describe(found), "The likeness")
+    assert domain_xml.describe(found).cards_without_rom == ["interface virtio #2"]
+    assert [domain_cards.mac_of(card)[-1] for card in domain_cards.interfaces(found)] == ["1", "2"]
+
+
+def test_cards_of_a_base_that_numbers_them_otherwise() -> None:
+    """Former versions numbered them in the order of libvirt's text."""
+    machine = domain_xml.describe(with_cards(5, 6, without_rom=5))
+    first, second = "interface virtio", "interface virtio #2"
+    former = machine.to_dict()
+    former["devices"] = {**machine.devices, first: machine.devices[second], second: machine.devices[first]}
+    former["macs"] = machine.macs[::-1]
+    former["extra"] = {"cards_without_rom": [second]}
+    assert domain_xml.DomainMachine.from_dict(former) == machine
+
+
+def test_a_rom_of_either_is_a_rom() -> None:
+    full, one, other = (domain_xml.describe(with_cards(5, 6, without_rom=slot)) for slot in (-1, 5, 6))
+    assert one.with_roms_of(full).cards_without_rom == full.with_roms_of(one).cards_without_rom == []
+    assert one.with_roms_of(other).cards_without_rom == []
+    assert one.with_roms_of(one) == one
+
+
+def test_a_scratch_domain_has_its_taps_in_the_order_of_the_cards() -> None:
+    own = ScratchDomain("cloudlet-1", Path("/scratch/disk"), ("clr0", "clr1"))
+    text = scratch_domain.describe(with_cards(6, 5), domain_xml.describe(with_cards(5, 6)), own, VIEW)
+    found = [(domain_cards.mac_of(one)[-1], domain_cards.host_card_of(one)) for one in domain_cards.interfaces(text)]
+    assert found == [("5", "clr0"), ("6", "clr1")]
 
 
 def scratch() -> ET.Element:
