@@ -16,12 +16,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
-from cloudlet_ext.hypervisor import errors
+from cloudlet_ext.hypervisor import dhcp, errors
 
 _OWN = "/proc/thread-self/ns/net"
 _CLONE_NEWNET = 0x40000000
+_FIRST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _TIMEOUT_S = 10.0
 
 T = TypeVar("T")
@@ -58,6 +60,23 @@ class ScratchNetwork:
         """A TCP socket of the namespace, wherever it is used; AF_INET or AF_INET6."""
         return self._call(lambda: socket.socket(family, socket.SOCK_STREAM))
 
+    def open_dhcp_socket(self, tap: str) -> socket.socket:
+        """A socket that hears what is asked of a DHCP server by one tap device, as it is now."""
+
+        def make() -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            try:
+                for option in (socket.SO_REUSEADDR, socket.SO_BROADCAST):
+                    made.setsockopt(socket.SOL_SOCKET, option, 1)
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, tap.encode())
+                made.bind(("", dhcp.SERVER_PORT))
+            except BaseException:
+                made.close()
+                raise
+            return made
+
+        return self._call(make)
+
     def close(self) -> None:
         """Let the namespace go, and with it what is in there; may be called twice."""
         if self._namespace >= 0:
@@ -76,8 +95,9 @@ class ScratchNetwork:
 
 
 def _unshare() -> int:
-    """A new namespace's descriptor."""
+    """A new namespace's descriptor. In there ports below 1024 need no capability more, for DHCP."""
     _libc("unshare", _CLONE_NEWNET)
+    _FIRST_PORT.write_text("0")
     return os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
 
 

@@ -13,7 +13,7 @@ import re
 import secrets
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from oslo_privsep import daemon
@@ -56,10 +56,24 @@ def take(tap: str, address: str) -> None:
 @privsep.context.entrypoint  # type: ignore[untyped-decorator]  # oslo.privsep has no types
 def send_socket(family: int, rendezvous: str) -> None:
     """Give the worker a socket of the network, by an abstract unix socket on which it waits; OSError, ValueError."""
-    if family not in _FAMILIES or not _RENDEZVOUS.fullmatch(rendezvous):
-        raise ValueError(f"family {family!r} at {rendezvous!r}")
+    if family not in _FAMILIES:
+        raise ValueError(f"family {family!r}")
+    _send(_made[0].open_socket, family, rendezvous)
+
+
+@privsep.context.entrypoint  # type: ignore[untyped-decorator]  # oslo.privsep has no types
+def send_dhcp_socket(tap: str, rendezvous: str) -> None:
+    """The same with a socket of a DHCP server on the tap device of a scratch guest; OSError, ValueError."""
+    if not _TAP.fullmatch(tap):
+        raise ValueError(f"{tap!r} is no tap device of a scratch guest")
+    _send(_made[0].open_dhcp_socket, tap, rendezvous)
+
+
+def _send(make: Callable[[Any], socket.socket], what: Any, rendezvous: str) -> None:
+    if not _RENDEZVOUS.fullmatch(rendezvous):
+        raise ValueError(f"{rendezvous!r} is no rendezvous")
     with (
-        _told(_made[0].open_socket, family) as given,
+        _told(make, what) as given,
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
     ):
         connection.settimeout(_TIMEOUT_S)
@@ -91,11 +105,18 @@ class LentNetwork:
 
     def open_socket(self, family: int) -> socket.socket:
         """See :meth:`ScratchNetwork.open_socket`."""
+        return self._lent(lambda rendezvous: send_socket(int(family), rendezvous))
+
+    def open_dhcp_socket(self, tap: str) -> socket.socket:
+        """See :meth:`ScratchNetwork.open_dhcp_socket`."""
+        return self._lent(lambda rendezvous: send_dhcp_socket(tap, rendezvous))
+
+    def _lent(self, send: Callable[[str], None]) -> socket.socket:
         rendezvous = f"cloudlet-{secrets.token_hex(16)}"
         with _raised(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(f"\0{rendezvous}")
             listener.listen()
-            send_socket(int(family), rendezvous)
+            send(rendezvous)
             return _receive(listener)
 
     def close(self) -> None:

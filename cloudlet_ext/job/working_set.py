@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ from cloudlet_ext.hypervisor import access, domain, domain_cards, domain_xml, sc
 from cloudlet_ext.hypervisor.domain_console import DomainConsole
 from cloudlet_ext.hypervisor.domain_xml import DomainMachine
 from cloudlet_ext.hypervisor.scratch_domain import ScratchDomain
-from cloudlet_ext.hypervisor.scratch_network import Neighbour
-from cloudlet_ext.job import errors, guest_probe
+from cloudlet_ext.job import cards, errors, guest_probe, personal
 from cloudlet_ext.job.arriving_layer import ArrivingLayer
 from cloudlet_ext.job.base_cache import BaseCache
+from cloudlet_ext.job.cards import Card
 from cloudlet_ext.job.guest import DomainGuest, connection, shared_folder
+from cloudlet_ext.job.neighbours import MetGuest, Neighbours
 from cloudlet_ext.job.scratch import Network
 from cloudlet_ext.job.scratch import network as scratch_network
 from cloudlet_ext.job.scratch import prepare as prepare_network
@@ -40,6 +40,9 @@ from cloudlet_ext.worker.recorder import Recorder
 from cloudlet_ext.worker.report import Report
 from cloudlet_ext.worker.synthesis import prepare
 
+_AGAIN_S = 20.0
+"""What a guest may take to answer with its cards replaced: it may have to be told its address."""
+
 
 @dataclass
 class _ScratchHost:
@@ -49,12 +52,15 @@ class _ScratchHost:
     run: Arrival
     layer: ArrivingLayer
     network: Network
+    cards: list[Card]
+    neighbours: Neighbours
     own: ScratchDomain
     description: str
     libvirt: libvirt.virConnect
     folder: Path
     stack: contextlib.ExitStack
     console: DomainConsole | None = None
+    guest: DomainGuest = field(init=False)
 
     def show(self, view: TargetView, fetcher: Fetcher) -> None:
         """What the disk holds."""
@@ -68,10 +74,10 @@ class _ScratchHost:
         text = scratch_domain.describe(self.description, machine, self.own, view)
         handle = self.libvirt.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
         self.stack.callback(_destroy, handle)
-        for tap, card in zip(self.own.taps, self.job["addresses"], strict=False):
-            self.network.take(Neighbour(tap, _across(card)))
+        self.neighbours.meet()
         guest = DomainGuest(handle, domain.DomainMonitor(handle), domain.DomainProcess(handle, self.folder))
         self.stack.callback(guest.monitor.close)
+        self.guest = guest
         if guest_probe.is_of_console(self.job["record"]):
             self.console = DomainConsole(self.libvirt, handle)
             self.stack.callback(self.console.close)
@@ -84,10 +90,20 @@ class _ScratchHost:
         ask("cont")
 
     def reply(self, feed: Feed) -> bytes | None:
-        """Wait for its answer."""
-        cards = self.job["addresses"]
-        attempt = guest_probe.parse(self.job["record"], cards[0]["address"] if cards else "", self.console)
+        """Wait for its answer; then for all that a synthesis has it do, and for another answer."""
+        addresses = [one for card in self.cards for one in card.addresses]
+        first = str(addresses[0].interface.ip) if addresses else ""
+        attempt = guest_probe.parse(self.job["record"], first, self.console)
         guest_probe.wait(attempt, self.network, feed.check, self.job["record_timeout_s"])
+        machine = DomainMachine.from_dict(self.run.overlay.machine)
+        met = MetGuest(self.guest, self.neighbours)
+        self.run.report.note(
+            personal.personalise(met, self.cards, has_agent=machine.agent).reason or "it was personalised"
+        )
+        try:
+            guest_probe.wait(attempt, self.network, feed.check, _AGAIN_S)
+        except errors.NotRecorded as failure:
+            self.run.report.note(f"with new cards it does not answer, which is not recorded: {failure}")
         return b""
 
     def keep_disk(self, run: Arrival) -> None:
@@ -159,8 +175,12 @@ def _scratch(
         stack.callback(layer.close)
         network = scratch_network()
         stack.callback(network.close)
+        macs = [domain_cards.mac_of(card) for card in domain_cards.interfaces(description)]
+        known = cards.of_job(macs, macs, job["ports"])
+        neighbours = Neighbours(network, taps, known)
+        stack.callback(neighbours.close)
         try:
-            yield _ScratchHost(job, run, layer, network, own, description, connected, sockets, stack)
+            yield _ScratchHost(job, run, layer, network, known, neighbours, own, description, connected, sockets, stack)
         except libvirt.libvirtError as failure:
             raise errors.NotRecorded(timeout_s=job["record_timeout_s"], reason=str(failure)) from failure
 
@@ -168,13 +188,3 @@ def _scratch(
 def _destroy(handle: libvirt.virDomain) -> None:
     with contextlib.suppress(libvirt.libvirtError):
         handle.destroy()
-
-
-def _across(card: dict[str, str]) -> str:
-    """This side's address for a guest's: its gateway's, which the guest knows; or any other of its network."""
-    network = ipaddress.ip_network(card["network"])
-    if card.get("gateway"):
-        return f"{card['gateway']}/{network.prefixlen}"
-    own = ipaddress.ip_address(card["address"])
-    other = next(address for address in network.hosts() if address != own)
-    return f"{other}/{network.prefixlen}"

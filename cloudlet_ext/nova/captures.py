@@ -62,7 +62,7 @@ class Captures:
                 "on_finish": on_finish,
                 "record": record,
                 "record_timeout_s": CONF.cloudlet.record_timeout,
-                "addresses": jobs.addresses(instance) if record else [],
+                "ports": jobs.ports(instance) if record else [],
                 "privsep_helper": privsep.helper(),
             }
             return {**jobs.common(context, task.operation, self._in_use()), **own}

@@ -103,17 +103,6 @@ def cached_image(image_id: str) -> str:
     return str(imagecache.get_cache_fname(image_id))
 
 
-def addresses(instance: Any) -> list[dict[str, str]]:
-    """The first fixed address of each port of a server: ``address``, ``network`` (CIDR), ``gateway`` where one is."""
-    found = []
-    for port in instance.get_network_info():
-        fixed = [(subnet, one["address"]) for subnet in port["network"]["subnets"] for one in subnet["ips"]]
-        for subnet, address in fixed[:1]:
-            gateway = (subnet.get("gateway") or {}).get("address")
-            found.append({"address": address, "network": subnet["cidr"], **({"gateway": gateway} if gateway else {})})
-    return found
-
-
 def ports(instance: Any) -> list[dict[str, Any]]:
     """For each port of a server ``mac``, ``mtu`` (None: not known) and all its fixed ``addresses``.
 

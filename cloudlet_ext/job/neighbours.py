@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neighbours of a scratch guest: this process, on each of its network cards, where its gateway was.
+
+Where the network hands out the guest's address, the neighbour does: the guest is personalised as after a synthesis.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+from cloudlet_ext.hypervisor.dhcp import Lease, LeaseServer
+from cloudlet_ext.hypervisor.scratch_network import Neighbour
+from cloudlet_ext.job.cards import Address, Card
+from cloudlet_ext.job.guest import DomainGuest
+from cloudlet_ext.job.scratch import Network
+
+
+class Neighbours:
+    """In a network of the guest's own; ``taps`` are the host's ends of its ``cards``, in the same order."""
+
+    def __init__(self, network: Network, taps: Sequence[str], cards: Sequence[Card]) -> None:
+        self._network, self._cards = network, dict(zip(taps, cards, strict=False))
+        self._servers: list[LeaseServer] = []
+
+    def meet(self) -> None:
+        """Be there; also when the cards were replaced: their taps are others then. NetworkFailed."""
+        self.close()
+        for tap, card in self._cards.items():
+            for address in card.addresses[:1]:
+                own = _across(address)
+                self._network.take(Neighbour(tap, own.with_prefixlen))
+                lease = _lease(card, address, own)
+                if lease is not None:
+                    self._servers.append(LeaseServer(self._network.open_dhcp_socket(tap), lease))
+
+    def close(self) -> None:
+        """Hand out nothing more; may be called twice."""
+        while self._servers:
+            self._servers.pop().close()
+
+
+class MetGuest:
+    """A scratch guest for :func:`cloudlet_ext.job.personal.personalise`: whose neighbours meet its new cards."""
+
+    def __init__(self, guest: DomainGuest, neighbours: Neighbours) -> None:
+        self._guest, self._neighbours = guest, neighbours
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """See :class:`DomainGuest`."""
+        return self._guest.ask(command, **arguments)
+
+    def replace_cards(self) -> None:
+        """See :class:`DomainGuest`."""
+        self._guest.replace_cards()
+        self._neighbours.meet()
+
+
+def _across(address: Address) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    """This side's address for a guest's: its gateway's, which the guest knows; or any other of its network."""
+    network = address.interface.network
+    if address.gateway:
+        return ipaddress.ip_interface(f"{address.gateway}/{network.prefixlen}")
+    other = next(one for one in network.hosts() if one != address.interface.ip)
+    return ipaddress.ip_interface(f"{other}/{network.prefixlen}")
+
+
+def _lease(card: Card, address: Address, own: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> Lease | None:
+    if not (address.handed_out and isinstance(address.interface, ipaddress.IPv4Interface)):
+        return None
+    assert isinstance(own, ipaddress.IPv4Interface)
+    return Lease(address.interface, own.ip, own.ip if address.gateway else None, card.mtu)
