@@ -18,6 +18,9 @@ from cloudlet_ext.hypervisor.agent import GuestAgent
 from cloudlet_ext.worker import probe, server
 
 APPS = Path(__file__).parent / "apps"
+_HOST = "10.0.2.2"
+"""This machine, in QEMU's user network."""
+
 _SETUP_TIMEOUT_S = 180.0
 _REPLY_TIMEOUT_S = 60.0
 
@@ -35,30 +38,31 @@ class App:
     nonce: str
 
 
-def _share(bench: Bench, workload: Workload, folder: Path) -> None:
-    """Links to all that the set-up script fetches, and the script."""
+def share(data_folder: Path, workload: Workload, folder: Path) -> None:
+    """Links to all that the set-up script fetches, and the script; data are made in ``data_folder``."""
     for name in (*workload.files, workload.script or ""):
         if name in data.MAKERS:
-            target = data.made(bench.folder / "data", name)
+            target = data.made(data_folder, name)
         else:
             target = next(place / name for place in (APPS, GUESTS) if (place / name).exists())
         (folder / name).symlink_to(target)
 
 
+def set_up_command(workload: Workload, host: str, port: int, nonce: str) -> list[str]:
+    """What is to be run in the guest, which finds what is shared at ``host`` and ``port``."""
+    settings = {"HOST": host, "PORT": port, "NONCE": nonce, **workload.settings}
+    fetch = f"busybox wget -q -O /run/setup http://{host}:{port}/{workload.script} && bash /run/setup"
+    environment = [f"{name}={value}" for name, value in settings.items()]
+    return ["/usr/bin/env", *environment, "/bin/bash", "-c", f"{fetch}; end=$?; rm -f /run/setup; exit $end"]
+
+
 def _set_up(bench: Bench, workload: Workload, guest: server.Server, nonce: str) -> None:
-    assert workload.script is not None
     with tempfile.TemporaryDirectory(dir=bench.scratch) as shared:
         folder = Path(shared).resolve()
-        _share(bench, workload, folder)
+        share(bench.folder / "data", workload, folder)
         with FileServer(folder) as files, GuestAgent(guest.agent_path) as agent:
-            port = files.address.rpartition(":")[2]
-            settings = {"PORT": port, "NONCE": nonce, **workload.settings}
-            fetch = f"busybox wget -q -O /run/setup http://10.0.2.2:{port}/{workload.script} && bash /run/setup"
-            environment = [f"{name}={value}" for name, value in settings.items()]
-            done = agent.run(
-                ["/usr/bin/env", *environment, "/bin/bash", "-c", f"{fetch}; end=$?; rm -f /run/setup; exit $end"],
-                _SETUP_TIMEOUT_S,
-            )
+            port = int(files.address.rpartition(":")[2])
+            done = agent.run(set_up_command(workload, _HOST, port, nonce), _SETUP_TIMEOUT_S)
     if done.status:
         said = (done.output + done.error).decode(errors="replace")[-1000:]
         raise SetupFailed(f"{workload.script} in the guest ended with status {done.status}: {said}")

@@ -1,115 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The app of the cloud's benchmarks, like W1: a web server with data in memory; in a server, and as an image.
+"""The app of the cloud's benchmarks: the workload W1, set up by ssh in a server of ``debian-guest``; and as an image.
 
-The guest is ``minicloud-guest``. The page that the first reply must be, and the rest of the data, are the same in
-both. The image has them on its disk, behind the file system, and its init reads the page before the web server begins,
-the rest after that: so the image answers as soon as it can.
+A page of fixed content is the first reply of servers with the app, since one that boots has nothing else in common with
+one that is synthesised. What only the captured server's memory knows is asked for besides.
 """
 
 from __future__ import annotations
 
-import random
-import shutil
+import secrets
+import shlex
 import subprocess
-from dataclasses import dataclass
+import tempfile
 from pathlib import Path
 
+from benchmarks import app, data
+from benchmarks.bench import GUESTS, WORK, SetupFailed
+from benchmarks.cloud_bench import CloudBench, Reply
 from benchmarks.cloud_probe import digest_of
+from benchmarks.file_server import FileServer
+from benchmarks.measure import ProcessFailed
+from benchmarks.workloads import WORKLOADS
 
-_MIB = 1 << 20
-PAGE_BYTES = 256 << 10
-DATA_BYTES = 17 * _MIB
-TEXT_BYTES = 24 * _MIB
+WEB = WORKLOADS["W1"]
+GUEST = "debian-guest"
 PAGE_PATH = "/page"
-_BLOCK = 256 << 10
-_SERVE = "httpd -p 80 -h /www\n"
-_TIMEOUT_S = 120.0
+PAGE_BYTES = 256 << 10
+
+DATA = WORK / "benchmarks" / "data"
+_PLAIN_PORT = 8000
+_PROPERTIES = ("kernel_id", "ramdisk_id", "os_command_line", "hw_rng_model", "hw_qemu_guest_agent")
+_SETUP_TIMEOUT_S, _BOOT_TIMEOUT_S, _IMAGE_TIMEOUT_S = 180.0, 240.0, 180.0
+_OPTIONS = {
+    "StrictHostKeyChecking": "no",
+    "UserKnownHostsFile": "/dev/null",
+    "LogLevel": "ERROR",
+    "BatchMode": "yes",
+    "ConnectTimeout": "10",
+    "ConnectionAttempts": "60",
+}
+PLAIN = f"""
+until systemctl -q is-active cloudlet-ready; do sleep 0.5; done
+mkdir /run/plain && head -c 16 /dev/urandom | od -An -v -tx1 | tr -d ' \\n' >/run/plain/nonce
+systemd-run --quiet --unit=plain busybox httpd -f -p {_PLAIN_PORT} -h /run/plain && sync && cat /run/plain/nonce
+"""
+PAGE = f"cd /var/www/html && head -c {PAGE_BYTES} data >{PAGE_PATH.lstrip('/')} && sync && cat /run/app-nonce"
 
 
-@dataclass(frozen=True)
-class Data:
-    """Files of the app by name: ``page`` (the first reply), ``data`` (incompressible), ``text`` (compressible)."""
-
-    files: dict[str, Path]
-
-    @property
-    def page_digest(self) -> str:
-        """Of the first reply."""
-        return digest_of(self.files["page"].read_bytes())
-
-    def digest(self, name: str) -> str:
-        """Of a file."""
-        return digest_of(self.files[name].read_bytes())
+def ssh(bench: CloudBench, address: str, command: str, limit_s: float) -> str:
+    """Run a shell's command line in a server of ``debian-guest``, as soon as that lets one in; what it printed."""
+    options = [word for name, value in _OPTIONS.items() for word in ("-o", f"{name}={value}")]
+    words = [*bench.within, "ssh", *options, "-i", str(GUESTS / "ssh_key"), f"root@{address}", command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=limit_s, check=False)
+    if done.returncode:
+        raise ProcessFailed(f"ssh to {address} ended with status {done.returncode}: {done.stderr[-1000:]}")
+    return done.stdout
 
 
-def text(seed: int, size: int) -> bytes:
-    """Words, of which any compressor makes a third or less."""
-    source = random.Random(seed)
-    words = ["".join(source.choices("etaoinshrdlu", k=source.randint(2, 9))) for _ in range(4096)]
-    made: list[str] = []
-    length = 0
-    while length < size:
-        chosen = source.choices(words, k=10_000)
-        made += chosen
-        length += sum(map(len, chosen)) + len(chosen)
-    return " ".join(made).encode()[:size]
+def image_properties(bench: CloudBench) -> dict[str, str]:
+    """What an image of this guest needs to boot, and to be known to have an agent."""
+    found = bench.glance.find_image(GUEST)
+    if found is None:
+        raise SetupFailed(f"The cloud has no image {GUEST}. Run: tools/minicloud up {bench.cloud.name}")
+    shown = bench.glance.get(f"/images/{found.id}").json()
+    return {name: shown[name] for name in _PROPERTIES if shown.get(name)}
 
 
-def make_data(folder: Path, data_bytes: int = DATA_BYTES, text_bytes: int = TEXT_BYTES) -> Data:
-    """From fixed seeds: the same in every run."""
-    contents = {
-        "page": random.Random(1).randbytes(PAGE_BYTES),
-        "data": random.Random(2).randbytes(data_bytes),
-        "text": text(3, text_bytes),
-    }
-    files = {}
-    for name, content in contents.items():
-        files[name] = folder / name
-        files[name].write_bytes(content)
-    return Data(files)
+def serve_nonce(bench: CloudBench, address: str) -> Reply:
+    """Have a plain guest serve what only its memory holds, once it has booted."""
+    nonce = ssh(bench, address, PLAIN, _BOOT_TIMEOUT_S)
+    return Reply("/nonce", digest_of(nonce.encode()), _PLAIN_PORT)
 
 
-def boot_script(init: str, first_block: int, blocks: dict[str, int]) -> str:
-    """The guest's init, which also puts the files of the disk, ``blocks`` long each, where the web server has them."""
-    if init.count(_SERVE) != 1:
-        raise ValueError(f"the guest's init has no line {_SERVE.strip()!r}")
-    commands, at = {}, first_block
-    for name, count in blocks.items():
-        commands[name] = f"dd if=/dev/vda of=/www/{name} bs={_BLOCK} skip={at} count={count} 2>/dev/null\n"
-        at += count
-    page = commands.pop("page")
-    return init.replace(_SERVE, f"{page}{_SERVE}{{\n{''.join(commands.values())}}} &\n")
+def set_up(bench: CloudBench, address: str) -> tuple[Reply, Reply]:
+    """Set the app up in a server: the page that a reply must be, and what only its memory knows."""
+    host = bench.tenant_address
+    with tempfile.TemporaryDirectory(dir=bench.scratch) as shared:
+        folder = Path(shared).resolve()
+        app.share(DATA, WEB, folder)
+        with FileServer(folder, f"{host}:0", bench.within) as files:
+            port = int(files.address.rpartition(":")[2])
+            command = app.set_up_command(WEB, host, port, secrets.token_hex(16))
+            ssh(bench, address, shlex.join(command), _SETUP_TIMEOUT_S)
+    nonce = ssh(bench, address, PAGE, _SETUP_TIMEOUT_S)
+    return page(), Reply("/nonce", digest_of(nonce.encode()))
 
 
-def make_image(guest: Path, init: Path, data: Data, out: Path) -> None:
-    """The app's server as an image that boots, compressed qcow2; ``guest``: the disk of minicloud-guest."""
-    work = out.parent / f"{out.name}.work"
-    (work / "root").mkdir(parents=True)
-    try:
-        disk = work / "disk.raw"
-        shutil.copyfile(guest, disk)
-        start = -(-disk.stat().st_size // _BLOCK)
-        blocks = {name: -(-path.stat().st_size // _BLOCK) for name, path in data.files.items()}
-        changed = work / "root" / "init"
-        changed.write_text(boot_script(init.read_text(), start, blocks))
-        changed.chmod(0o755)
-        _run(
-            "cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0", "-O", "../app.ird", folder=work / "root", said="init\n"
-        )
-        _run("mcopy", "-i", str(disk), "::syslinux.cfg", str(work / "syslinux.cfg"))
-        settings = (work / "syslinux.cfg").read_text()
-        (work / "syslinux.cfg").write_text(settings.replace("INITRD guest.ird", "INITRD guest.ird,app.ird"))
-        _run("mcopy", "-o", "-i", str(disk), str(work / "syslinux.cfg"), str(work / "app.ird"), "::")
-        with disk.open("r+b") as file:
-            for name, path in data.files.items():
-                file.seek(start * _BLOCK)
-                file.write(path.read_bytes())
-                start += blocks[name]
-            file.truncate(start * _BLOCK)
-        _run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", str(disk), str(out))
-    finally:
-        shutil.rmtree(work)
+def page() -> Reply:
+    """The beginning of the app's data."""
+    with data.made(DATA, "web.data").open("rb") as file:
+        return Reply(PAGE_PATH, digest_of(file.read(PAGE_BYTES)))
 
 
-def _run(*command: str, folder: Path | None = None, said: str = "") -> None:
-    subprocess.run(command, cwd=folder, input=said, text=True, check=True, timeout=_TIMEOUT_S, capture_output=True)
+def make_image(bench: CloudBench, server: str, out: Path) -> None:
+    """The app's server as an image, as its user would make it: Nova's snapshot, compressed before it is sent away."""
+    name = f"{bench.prefix}-snapshot"
+    image = bench.compute.create_server_image(server, name, wait=True, timeout=int(_IMAGE_TIMEOUT_S))
+    bench.images.add(image.id)
+    plain = out.with_suffix(".snapshot")
+    bench.glance.download_image(image.id, output=str(plain))
+    bench.glance.delete_image(image.id)
+    convert = ["qemu-img", "convert", "-c", "-f", "qcow2", "-O", "qcow2", "-o", "compression_type=zstd"]
+    subprocess.run([*convert, str(plain), str(out)], check=True, timeout=_IMAGE_TIMEOUT_S)
+    plain.unlink()

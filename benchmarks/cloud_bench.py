@@ -22,6 +22,8 @@ from benchmarks.rows import Rows
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
 
+ROOT = Path(__file__).parent.parent
+MINICLOUD = ROOT / "tools" / "minicloud"
 ACCOUNT = "member"
 _POLL_S = 0.1
 _LIMIT_S = 180.0
@@ -34,6 +36,7 @@ class Reply:
 
     path: str
     digest: str
+    port: int = 80
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,17 @@ class CloudBench:
         return self.cloud.connect(ACCOUNT).compute
 
     @property
+    def within(self) -> list[str]:
+        """The command that runs another one in the tenants' network."""
+        return [str(MINICLOUD), "net", self.cloud.name]
+
+    @property
+    def tenant_address(self) -> str:
+        """This machine's address in the tenants' network."""
+        port = self.cloud.admin.network.find_port("minicloud", ignore_missing=False)
+        return str(port.fixed_ips[0]["ip_address"])
+
+    @property
     def glance(self) -> Any:
         """Glance, for the user."""
         return self.cloud.connect(ACCOUNT).image
@@ -157,6 +171,10 @@ class CloudBench:
             raise
         return Start(server, address, posted_at, active - posted, replied - posted)
 
+    def question(self, address: str, reply: Reply) -> Question:
+        """To be asked at a server's address."""
+        return Question(address, reply.path, reply.digest, _LIMIT_S, reply.port)
+
     def _watch(self, name: str, server: str, reply: Reply) -> tuple[str, float]:
         """Have the app asked as soon as Nova tells the address; that, and when the server was ACTIVE."""
         deadline = time.monotonic() + _LIMIT_S
@@ -167,7 +185,7 @@ class CloudBench:
             if shown["status"] == "ERROR":
                 raise ProcessFailed(f"{name}: {shown.get('fault')}")
             if asked is None and (asked := only_address(shown)):
-                self.prober.begin(Question(asked, reply.path, reply.digest, _LIMIT_S))
+                self.prober.begin(self.question(asked, reply))
             if asked and shown["status"] == "ACTIVE":
                 return asked, now
             time.sleep(_POLL_S)

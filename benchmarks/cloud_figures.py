@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import cloud_app
 from benchmarks.bench import USUAL
-from benchmarks.cloud_app import PAGE_PATH, Data, make_data, make_image
 from benchmarks.cloud_bench import CloudBench, Reply, Start, stage_seconds, stage_text, wall
-from benchmarks.cloud_probe import Question, digest_of
+from benchmarks.cloud_probe import digest_of
 from benchmarks.file_server import FileServer
 from benchmarks.link import Link, download
 from benchmarks.measure import ProcessFailed, proportional_bytes
 from benchmarks.shaper import Shaper
 
-GUEST = "minicloud-guest"
+SMALL_GUEST = "minicloud-guest"
 FLAVOR, MEMORY_MIB = "m1.small", 256
 SIZES = {"m1.tiny": 128, "m1.small": 256, "m1.large": 2048}
 MANY = 5
@@ -29,13 +29,6 @@ FIRST, ACTIVE = "first reply", "active"
 COLD, WARM = "image through the link + boot", "cached image + boot"
 RESUME = "base resume"
 PLACEMENTS = ("early", "mapped")
-_TRANSFER_S = 120.0
-_PUT = """cat >/www/cgi-bin/put <<'END'
-#!/bin/sh
-head -c "$CONTENT_LENGTH" >"/www/$QUERY_STRING"
-printf 'Content-Type: text/plain\\r\\n\\r\\n'
-END
-chmod 755 /www/cgi-bin/put"""
 
 
 def synthesis(placement: str) -> str:
@@ -49,13 +42,18 @@ STARTS = (COLD, WARM, RESUME, *map(synthesis, PLACEMENTS))
 
 @dataclass(frozen=True)
 class Made:
-    """What all figures use: the base with what its guest knows, the overlay's file, the app's image as a file."""
+    """What all figures use: the base with what its guest knows, the overlay's file, the app's image as a file.
+
+    ``page``: what every server with the app answers; ``nonce``: what only one that was synthesised does.
+    """
 
     base: str
     base_reply: Reply
-    app_reply: Reply
+    page: Reply
+    nonce: Reply
     overlay: Path
     image: Path
+    properties: Mapping[str, str]
 
 
 class Arriving:
@@ -92,19 +90,21 @@ def link_to(bench: CloudBench, folder: Path) -> Iterator[Link]:
         yield Link(server, shaper.address)
 
 
-def nonce_of(bench: CloudBench, address: str) -> Reply:
-    """What only this guest's memory holds."""
-    return Reply("/nonce", digest_of(bench.cloud.fetched(address).encode()))
-
-
-def boot(bench: CloudBench, name: str, flavor: str = FLAVOR) -> tuple[str, str]:
-    """A server of the plain guest that answers, its time not taken; and its address."""
+def boot(bench: CloudBench, name: str, flavor: str = FLAVOR) -> tuple[str, Reply]:
+    """A server of the small guest that answers, its time not taken; and what only its memory holds."""
     from tests.cloud.cloud import address_of
 
-    server = bench.cloud.active(bench.cloud.create(f"{bench.prefix}-{name}", image=GUEST, flavor=flavor))
-    address = address_of(server)
-    bench.cloud.fetched(address)
-    return str(server.id), address
+    server = bench.cloud.active(bench.cloud.create(f"{bench.prefix}-{name}", image=SMALL_GUEST, flavor=flavor))
+    nonce = bench.cloud.fetched(address_of(server))
+    return str(server.id), Reply("/nonce", digest_of(nonce.encode()))
+
+
+def boot_debian(bench: CloudBench, name: str) -> tuple[str, Reply]:
+    """The same of the guest of the app, when it has settled."""
+    from tests.cloud.cloud import address_of
+
+    server = bench.cloud.active(bench.cloud.create(f"{bench.prefix}-{name}", image=cloud_app.GUEST, flavor=FLAVOR))
+    return str(server.id), cloud_app.serve_nonce(bench, address_of(server))
 
 
 # ----------------------------------------------------------------------- captures
@@ -129,7 +129,7 @@ def capture_overlays(bench: CloudBench, server: str) -> Path:
     bench.note("overlay create", "creation", took)
     bench.note("overlay create", "pause", pauses)
     bench.rows.stages["creation", "overlay create"] = stage_text(operations)
-    wanted = {"overlay-name": name, "record": f"http://:80{PAGE_PATH}"}
+    wanted = {"overlay-name": name, "record": f"http://:80{cloud_app.PAGE_PATH}"}
     seconds, operation = bench.capture(server, {"cloudlet-overlay-finish": wanted})
     bench.note("overlay create, recorded", "creation", [seconds])
     bench.rows.add("web", "overlay create, recorded", "size", operation["result"]["overlay_bytes"], "bytes")
@@ -138,53 +138,38 @@ def capture_overlays(bench: CloudBench, server: str) -> Path:
     return out
 
 
-def fill(bench: CloudBench, address: str, data: Data) -> None:
-    """Put the app into a guest's memory."""
-    bench.cloud.shell(address, _PUT)
-    binary = ["-H", "Expect:", "-H", "Content-Type: application/octet-stream", "--data-binary"]
-    for name, path in data.files.items():
-        url = f"http://{address}/cgi-bin/put?{name}"
-        curl = ["net", bench.cloud.name, "curl", "-sS", "-f", "-m", f"{_TRANSFER_S:.0f}", *binary, f"@{path}", url]
-        bench.cloud.minicloud(*curl)
-        bench.prober.ask(Question(address, f"/{name}", data.digest(name), 30.0))
-
-
 def prepare(bench: CloudBench) -> Made:
     """Make the base, the overlay and the app's image; how long the captures take is noted."""
-    from tests.cloud.cloud import ROOT, WORK
-
-    bench.say("the app's data and image")
-    folder = bench.scratch / "data"
-    folder.mkdir()
-    data = make_data(folder)
-    image = bench.scratch / "app.qcow2"
-    make_image(WORK / "cache" / "guest" / "guest.raw", ROOT / "minicloud" / "guest" / "init", data, image)
-    bench.rows.add("web", COLD, "size", image.stat().st_size, "bytes")
+    properties = cloud_app.image_properties(bench)
     bench.say("a base")
-    source, address = boot(bench, "source")
-    base_reply = nonce_of(bench, address)
+    source, base_reply = boot_debian(bench, "source")
     base, took = capture_bases(bench, source, "base", bench.repeats)
     bench.note("base create", "creation", took)
     bench.delete(source)
+    bench.say("the app")
+    server = bench.start("app", base, FLAVOR, base_reply)
+    bench.ended(server.server)
+    page, nonce = cloud_app.set_up(bench, server.address)
     bench.say("an overlay")
-    app = bench.start("app", base, FLAVOR, base_reply)
-    bench.ended(app.server)
-    fill(bench, app.address, data)
-    overlay = capture_overlays(bench, app.server)
-    bench.delete(app.server)
-    return Made(base, base_reply, Reply(PAGE_PATH, data.page_digest), overlay, image)
+    overlay = capture_overlays(bench, server.server)
+    bench.say("the app's image")
+    image = bench.scratch / "app.qcow2"
+    cloud_app.make_image(bench, server.server, image)
+    bench.rows.add("web", COLD, "size", image.stat().st_size, "bytes")
+    bench.delete(server.server)
+    return Made(base, base_reply, page, nonce, overlay, image, properties)
 
 
 # ----------------------------------------------------------------------- starts
-def upload(bench: CloudBench, image: Path, url: str | None) -> str:
+def upload(bench: CloudBench, made: Made, url: str | None) -> str:
     """A new image of the user's, from a file or from a URL as it arrives."""
-    facts = {"disk_format": "qcow2", "container_format": "bare", "hw_rng_model": "virtio", "os_shutdown_timeout": "2"}
-    made = bench.glance.post("/images", json={"name": f"{bench.prefix}-image", **facts})
-    if made.status_code != 201:
-        raise ProcessFailed(f"no image was made: {made.text}")
-    image_id = str(made.json()["id"])
+    facts = {"disk_format": "qcow2", "container_format": "bare", "os_shutdown_timeout": "2", **made.properties}
+    answer = bench.glance.post("/images", json={"name": f"{bench.prefix}-image", **facts})
+    if answer.status_code != 201:
+        raise ProcessFailed(f"no image was made: {answer.text}")
+    image_id = str(answer.json()["id"])
     bench.images.add(image_id)
-    content: Any = Arriving(url, image.stat().st_size) if url else image.read_bytes()
+    content: Any = Arriving(url, made.image.stat().st_size) if url else made.image.read_bytes()
     headers = {"Content-Type": "application/octet-stream"}
     sent = bench.glance.put(f"/images/{image_id}/file", data=content, headers=headers)
     if sent.status_code != 204:
@@ -203,17 +188,15 @@ def ordinary_starts(bench: CloudBench, made: Made) -> None:
     cold: list[Start] = []
     warm: list[Start] = []
     resumed: list[Start] = []
-    cached = upload(bench, made.image, None)
-    bench.delete(bench.start("first", cached, FLAVOR, made.app_reply).server)
+    cached = upload(bench, made, None)
+    bench.delete(bench.start("first", cached, FLAVOR, made.page).server)
     with link_to(bench, made.image.parent) as link:
         url = link.url(made.image)
         for number in range(bench.repeats):
             bench.say(f"ordinary starts, {number + 1} of {bench.repeats}")
-            cold.append(
-                bench.start("cold", "", FLAVOR, made.app_reply, bring_image=lambda: upload(bench, made.image, url))
-            )
+            cold.append(bench.start("cold", "", FLAVOR, made.page, bring_image=lambda: upload(bench, made, url)))
             bench.delete(cold[-1].server)
-            warm.append(bench.start("warm", cached, FLAVOR, made.app_reply))
+            warm.append(bench.start("warm", cached, FLAVOR, made.page))
             bench.delete(warm[-1].server)
             resumed.append(bench.start("resumed", made.base, FLAVOR, made.base_reply))
             bench.ended(resumed[-1].server)
@@ -232,8 +215,9 @@ def syntheses(bench: CloudBench, made: Made, placement: str) -> None:
         metadata = {"overlay_url": link.url(made.overlay)}
         for number in range(bench.repeats):
             bench.say(f"{tool}, {number + 1} of {bench.repeats}")
-            starts.append(bench.start("synthesised", made.base, FLAVOR, made.app_reply, metadata))
+            starts.append(bench.start("synthesised", made.base, FLAVOR, made.page, metadata))
             operations.append(bench.ended(starts[-1].server))
+            bench.prober.ask(bench.question(starts[-1].address, made.nonce))
             bench.delete(starts[-1].server)
     found = {operation["result"]["placement"] for operation in operations}
     if found != {placement}:
@@ -257,12 +241,9 @@ def sizes(bench: CloudBench) -> None:
     bases: dict[str, tuple[str, Reply]] = {}
     for flavor, mib in SIZES.items():
         bench.say(f"a base of {mib} MiB")
-        server, address = boot(bench, f"source-{flavor}", flavor)
-        reply = nonce_of(bench, address)
-        bases[flavor] = capture_bases(bench, server, f"base-{mib}", 1)[0], reply
-        bench.delete(server)
+        bases[flavor] = small_base(bench, flavor)
         # The first one has Nova fetch the base's disk.
-        first = bench.start("first", bases[flavor][0], flavor, reply)
+        first = bench.start("first", bases[flavor][0], flavor, bases[flavor][1])
         bench.ended(first.server)
         bench.delete(first.server)
     starts: dict[str, list[Start]] = {flavor: [] for flavor in SIZES}
@@ -282,24 +263,31 @@ def sizes(bench: CloudBench) -> None:
             bench.note(RESUME, f"stage {stage}", values, workload=workload)
 
 
+def small_base(bench: CloudBench, flavor: str) -> tuple[str, Reply]:
+    """A base of the small guest, and what only its memory holds."""
+    server, reply = boot(bench, f"source-{flavor}", flavor)
+    base, _ = capture_bases(bench, server, f"base-{flavor}", 1)
+    bench.delete(server)
+    return base, reply
+
+
 def size_name(mib: int) -> str:
     """The workload of a guest of so much memory."""
     return f"guest of {mib} MiB"
 
 
-def density(bench: CloudBench, made: Made) -> None:
+def density(bench: CloudBench) -> None:
     """Memory of idle servers on one host, a page that they share counted once: booted ones, and those of one base."""
-    glance = bench.cloud.admin.image
-    plain = str(glance.find_image(GUEST, ignore_missing=False).id)
-    for tool, image in (("boot", plain), (RESUME, made.base)):
+    base, reply = small_base(bench, FLAVOR)
+    for tool in ("boot", RESUME):
         bench.say(f"{MANY} servers: {tool}")
         servers = []
         for number in range(MANY):
             name = f"dense-{number}"
-            if image == plain:
+            if tool == "boot":
                 servers.append(boot(bench, name)[0])
             else:
-                servers.append(bench.start(name, image, FLAVOR, made.base_reply).server)
+                servers.append(bench.start(name, base, FLAVOR, reply).server)
                 bench.ended(servers[-1])
         time.sleep(SETTLE_S)
         total = sum(proportional_bytes(process_of(bench, server)) for server in servers)

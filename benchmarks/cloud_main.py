@@ -26,12 +26,10 @@ from benchmarks import cloud_figures as figures
 from benchmarks import cloud_judge, cloud_plot
 from benchmarks.attempt import attempt
 from benchmarks.bench import WORK, SetupFailed
-from benchmarks.cloud_bench import CloudBench
+from benchmarks.cloud_bench import MINICLOUD, ROOT, CloudBench
 from benchmarks.cloud_probe import Prober
 from benchmarks.facts import first_line, processor
 
-ROOT = Path(__file__).parent.parent
-MINICLOUD = ROOT / "tools" / "minicloud"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -124,13 +122,15 @@ def measure(bench: CloudBench) -> None:
     for placement in figures.PLACEMENTS:
         attempt(bench, figures.synthesis(placement), lambda one=placement: figures.syntheses(bench, made, one))  # type: ignore[misc]
     attempt(bench, "resume by size", lambda: figures.sizes(bench))
-    attempt(bench, "density", lambda: figures.density(bench, made))
+    attempt(bench, "density", lambda: figures.density(bench))
 
 
 def _measure_all(bench: CloudBench) -> None:
     """What was measured before an end is told, too."""
     try:
         measure(bench)
+    except SetupFailed:
+        raise
     except KeyboardInterrupt:
         bench.failures.append("the rest: interrupted")
     except Exception as failure:  # noqa: BLE001 - the border of the run

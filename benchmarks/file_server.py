@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP/1.1 server for the files of one folder: Range, keep-alive, ETag. For loopback only.
+"""An HTTP/1.1 server for the files of one folder: Range, keep-alive, ETag. For loopback and networks of tests.
 
 Use it as ``python -m benchmarks.file_server --listen 127.0.0.1:8080 FOLDER``, or from code:
 ``with FileServer(folder) as server: read server.url("name")``. It runs in a process of its own.
@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -120,8 +120,9 @@ class FileServer:
     """A server in a process of its own, ended on leaving the ``with`` block or with this
     process."""
 
-    def __init__(self, folder: Path, listen: str = "127.0.0.1:0") -> None:
-        self._arguments = [str(folder), "--listen", listen]
+    def __init__(self, folder: Path, listen: str = "127.0.0.1:0", within: Sequence[str] = ()) -> None:
+        """``within``: a command that runs another one, where ``listen`` is an address (in a network namespace)."""
+        self._command = [*within, sys.executable, __file__, str(folder), "--listen", listen, "--until-eof"]
         self._process: subprocess.Popen[str] | None = None
         self.address = ""
 
@@ -131,7 +132,7 @@ class FileServer:
 
     def __enter__(self) -> FileServer:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *self._arguments, "--until-eof"],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

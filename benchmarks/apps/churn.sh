@@ -4,7 +4,7 @@ set -euo pipefail
 mkdir -p /run/app
 echo "$NONCE" >/run/app/nonce
 systemd-run --quiet --unit=app busybox httpd -f -p 8000 -h /run/app
-busybox wget -q -O /var/churn "http://10.0.2.2:$PORT/churn.data"
+busybox wget -q -O /var/churn "http://$HOST:$PORT/churn.data"
 sync
 cat /var/churn >/dev/null
 rm /var/churn

@@ -2,7 +2,7 @@
 # In the guest: nginx with 12 MiB of data, redis with 20,000 keys. The nonce is in memory only: nginx reads it from a file
 # system in memory, where every boot draws another one; redis gets it after its last save.
 set -euo pipefail
-from() { busybox wget -q -O- "http://10.0.2.2:$PORT/$1"; }
+from() { busybox wget -q -O- "http://$HOST:$PORT/$1"; }
 
 from app-web-files.tar | tar -x -C /
 cat >/etc/nginx/sites-available/default <<'END'

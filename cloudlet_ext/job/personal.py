@@ -13,11 +13,12 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cloudlet_ext.hypervisor.errors import AgentRefused, HypervisorError
+from cloudlet_ext.hypervisor.errors import AgentRefused, AgentSilent, HypervisorError
 from cloudlet_ext.job import cards as network_cards
 from cloudlet_ext.job import guest_script
 from cloudlet_ext.job.cards import Card
 
+_CONNECT_S = 5.0
 _SCRIPT_TIMEOUT_S = 45.0
 _SETTLE_S = 5.0
 _LEASE_S = 20.0
@@ -92,9 +93,8 @@ def _replace(guest: Guest) -> str:
 
 def _run_script(guest: Guest, cards: list[Card]) -> tuple[bool, bool, str]:
     """Clock and addresses by a program in the guest: whether each was set, and why not."""
-    path, *arguments = guest_script.command(time.time(), cards)
     try:
-        started = guest.ask("guest-exec", path=path, arg=arguments, **{"capture-output": True})
+        started = _start_script(guest, cards)
     except AgentRefused as refusal:
         return _set_clock(guest), False, str(refusal).rstrip(".")
     except HypervisorError as failure:
@@ -116,6 +116,19 @@ def _run_script(guest: Guest, cards: list[Card]) -> tuple[bool, bool, str]:
         return _has_clock(guest), False, f"setting clock and address ended with status {code}: {said[-200:]}"
     reason = f"setting clock and address ended with status {code}: {said[-200:]}" if code else ""
     return not code & guest_script.CLOCK_FAILED, not code & guest_script.ADDRESS_FAILED, reason
+
+
+def _start_script(guest: Guest, cards: list[Card]) -> Any:
+    """The agent's answer. libvirt says that the agent is not connected until the guest has run for a moment."""
+    deadline = time.monotonic() + _CONNECT_S
+    while True:
+        path, *arguments = guest_script.command(time.time(), cards)
+        try:
+            return guest.ask("guest-exec", path=path, arg=arguments, **{"capture-output": True})
+        except AgentSilent:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
 
 
 def _set_clock(guest: Guest) -> bool:

@@ -58,10 +58,17 @@ class FakeCompute:
 
 
 class FakeGlance:
-    """Glance: names of images by id."""
+    """Glance: names of images by id, and all that is ``shown`` of some."""
 
     def __init__(self) -> None:
         self.known: dict[str, str] = {}
+        self.shown: dict[str, dict[str, Any]] = {}
+
+    def find_image(self, name: str) -> Any:
+        return next((SimpleNamespace(id=image) for image, known in self.known.items() if known == name), None)
+
+    def get(self, url: str) -> Answer:
+        return Answer(200, self.shown[url.rpartition("/")[2]])
 
     def images(self, is_hidden: bool = False) -> list[Any]:
         return [] if is_hidden else [SimpleNamespace(id=image, name=name) for image, name in self.known.items()]

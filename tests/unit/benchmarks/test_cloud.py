@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cloud_app, cloud_bench, cloud_figures, cloud_judge, cloud_main, cloud_plot
+from benchmarks import app, cloud_app, cloud_bench, cloud_figures, cloud_judge, cloud_main, cloud_plot, data
+from benchmarks.bench import SetupFailed
 from benchmarks.cloud_bench import CloudBench, Reply
 from benchmarks.cloud_probe import Prober, Question, digest_of
 from benchmarks.file_server import FileServer
@@ -20,7 +21,6 @@ from benchmarks.measure import ProcessFailed
 from benchmarks.rows import Rows
 from tests.unit.benchmarks.fake_cloud import FakeCloud, FakeProber
 
-ROOT = Path(__file__).parents[3]
 STATUS = """one                       pid  state          age  processes  PSS MiB
   host                    12  up           12 s          1        0
   nova-api                13  up           12 s          1        9
@@ -101,30 +101,34 @@ def test_no_process_in_the_network() -> None:
 
 
 # ----------------------------------------------------------------------- the app
-def test_the_data_are_always_the_same(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    one, two = (cloud_app.make_data(tmp_path / name, 1 << 20, 1 << 20) for name in "ab")
-    assert {name: one.digest(name) for name in one.files} == {name: two.digest(name) for name in two.files}
-    assert one.page_digest == hashlib.sha256(two.files["page"].read_bytes()).hexdigest()
-    assert {name: path.stat().st_size for name, path in one.files.items()} == {
-        "page": cloud_app.PAGE_BYTES,
-        "data": 1 << 20,
-        "text": 1 << 20,
-    }
+def test_the_app_finds_what_it_fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "GUESTS", tmp_path)
+    (tmp_path / "app-web-files.tar").write_bytes(b"packages")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    app.share(tmp_path / "data", cloud_app.WEB, shared)
+    assert {path.name for path in shared.iterdir()} == {"app-web-files.tar", "web.data", "web.sh"}
+    command = app.set_up_command(cloud_app.WEB, "192.168.111.2", 8080, "a1")
+    assert command[:4] == ["/usr/bin/env", "HOST=192.168.111.2", "PORT=8080", "NONCE=a1"]
+    assert "http://192.168.111.2:8080/web.sh " in command[-1]
+    for script in (command[-1], (shared / "web.sh").read_text(), cloud_app.PLAIN, cloud_app.PAGE):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_the_images_init_serves_the_page_first() -> None:
-    init = (ROOT / "minicloud" / "guest" / "init").read_text()
-    script = cloud_app.boot_script(init, 192, {"page": 1, "data": 68, "text": 96})
-    subprocess.run(["sh", "-n"], input=script, text=True, check=True)
-    places = [
-        script.index(word) for word in ("/www/page bs=262144 skip=192 count=1 ", "httpd -p 80", "skip=193 count=68")
-    ]
-    assert places == sorted(places)
-    assert "of=/www/text bs=262144 skip=261 count=96" in script
-    with pytest.raises(ValueError, match="no line"):
-        cloud_app.boot_script("#!/bin/sh\n", 0, {"page": 1})
+def test_the_page_is_the_beginning_of_the_apps_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud_app, "DATA", tmp_path)
+    page = cloud_app.page()
+    content = data.made(tmp_path, "web.data").read_bytes()
+    assert page == Reply("/page", hashlib.sha256(content[:262144]).hexdigest())
+
+
+def test_an_image_of_the_guest_boots_as_the_guest_does(bench: CloudBench, cloud: FakeCloud) -> None:
+    with pytest.raises(SetupFailed, match=r"no image debian-guest\. Run: tools/minicloud up one"):
+        cloud_app.image_properties(bench)
+    cloud.image.known = {"a": "debian-guest"}
+    shown = {"kernel_id": "k", "ramdisk_id": "", "os_hidden": False, "hw_qemu_guest_agent": "yes", "name": "x"}
+    cloud.image.shown = {"a": shown}
+    assert cloud_app.image_properties(bench) == {"kernel_id": "k", "hw_qemu_guest_agent": "yes"}
 
 
 def test_an_upload_reads_as_it_arrives(tmp_path: Path) -> None:
@@ -141,7 +145,7 @@ def test_an_upload_reads_as_it_arrives(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------- servers and operations
 def test_a_start_is_timed(bench: CloudBench, cloud: FakeCloud) -> None:
     bench.prober.at = time.monotonic() + 1.5  # type: ignore[attr-defined]
-    start = bench.start("app", "image-1", "m1.small", Reply("/page", "digest"), {"overlay_url": "http://x/"})
+    start = bench.start("app", "image-1", "m1.small", Reply("/page", "digest", 81), {"overlay_url": "http://x/"})
     assert cloud.compute.made[start.server] == {
         "name": "bench-1-app",
         "imageRef": "image-1",
@@ -150,7 +154,7 @@ def test_a_start_is_timed(bench: CloudBench, cloud: FakeCloud) -> None:
         "metadata": {"overlay_url": "http://x/"},
     }
     (asked,) = bench.prober.asked  # type: ignore[attr-defined]
-    assert (asked.address, asked.path, asked.digest) == ("192.168.111.9", "/page", "digest")
+    assert (asked.address, asked.path, asked.digest, asked.port) == ("192.168.111.9", "/page", "digest", 81)
     assert 0.15 < start.active_s < 1.4 < start.first_reply_s < 1.6
 
 

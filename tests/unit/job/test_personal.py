@@ -64,7 +64,7 @@ def ended(code: int, said: str = "") -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_SCRIPT_TIMEOUT_S", "_SETTLE_S", "_LEASE_S"):
+    for name in ("_CONNECT_S", "_SCRIPT_TIMEOUT_S", "_SETTLE_S", "_LEASE_S"):
         monkeypatch.setattr(personal, name, 0.2)
 
 
@@ -167,8 +167,22 @@ def test_an_agent_that_does_not_answer_is_not_asked_much() -> None:
     guest = FakeGuest(guest_exec=silent, guest_network_get_interfaces=silent, guest_set_time={})
     result = personalise(guest, cards(), has_agent=True)
     assert (result.clock, result.address, guest.replaced) == (False, None, 1)
-    assert guest.asked == ["guest-exec", "guest-network-get-interfaces", "guest-network-get-interfaces"]
+    assert guest.asked[-2:] == ["guest-network-get-interfaces", "guest-network-get-interfaces"]
+    assert set(guest.asked[:-2]) == {"guest-exec"}
     assert "The guest agent does not answer: no answer in time" in result.reason
+
+
+def test_an_agent_is_connected_a_little_after_the_guest_runs() -> None:
+    begun = time.monotonic()
+
+    def connected() -> dict[str, int]:
+        if time.monotonic() - begun < 0.15:
+            raise AgentSilent(reason="QEMU guest agent is not connected")
+        return {"pid": 1}
+
+    guest = FakeGuest(guest_exec=connected, guest_exec_status=ended(0), guest_network_get_interfaces=THERE)
+    assert personalise(guest, cards(), has_agent=True) == Personal(True, True)
+    assert guest.replaced == 0
 
 
 def test_no_agent() -> None:
