@@ -65,6 +65,10 @@ class PageSupply(Protocol):
         """Up to ``limit`` pages that are ready, not zero, and were not given by this call before."""
         ...
 
+    def push_small(self, limit: int) -> Pages:
+        """The same, but only of blocks that may go with their device."""
+        ...
+
     def exhausted(self) -> bool:
         """Whether ``push`` has given every page that is not zero."""
         ...
@@ -208,9 +212,7 @@ class PostcopySource:
         return pages[np.sort(first)]
 
     def _push(self) -> bool:
-        if self.hold_push:
-            return False
-        pages = self._supply.push(PUSH_PAGES)
+        pages = self._supply.push_small(PUSH_PAGES) if self.hold_push else self._supply.push(PUSH_PAGES)
         if not len(pages):
             return False
         self._send(pages)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,10 +127,11 @@ class MemorySupply:
         main = base.layout.memory[0]
         small = self._offset + main.chunks
         needed = order[(order >= self._offset) & (order < small)]
-        pieces = [needed[first : first + PIECE_CHUNKS] for first in range(0, len(needed), PIECE_CHUNKS)]
-        pieces = [*ranges(small, self._end), *pieces]
-        early = np.concatenate([needed[:0], *(piece[self._is_here(piece)] for piece in pieces)])
-        self._early: Numbers = early - self._offset
+        blocks = self._here(ranges(small, self._end))
+        first = self._here(needed[begin : begin + PIECE_CHUNKS] for begin in range(0, len(needed), PIECE_CHUNKS))
+        early = np.concatenate((blocks, first))
+        self._small: Numbers = blocks - self._offset
+        self._early: Numbers = first - self._offset
         self._arriving = _Arriving(table, store, self._offset, self._end)
         self._rest = self._pieces(np.sort(early))
         self._next: Numbers = np.empty(0, dtype=np.int64)
@@ -142,6 +143,10 @@ class MemorySupply:
         self._late: Iterator[Numbers] | None = self._arriving.late()
         self._arrived: Numbers = np.empty(0, dtype=np.int64)
         self._pushed_stored = 0
+
+    def _here(self, pieces: Iterable[Numbers]) -> Numbers:
+        """Those that are the base's and not zero."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *(piece[self._is_here(piece)] for piece in pieces)])
 
     def _is_here(self, numbers: Numbers) -> NDArray[np.bool_]:
         """Which chunks of the memory are the base's and not zero; shape (n,)."""
@@ -179,6 +184,8 @@ class MemorySupply:
 
     def push(self, limit: int) -> Numbers:
         """The next pages to push."""
+        if len(self._small):
+            return self.push_small(limit)
         if len(self._early):
             now, self._early = self._early[:limit], self._early[limit:]
             return now
@@ -196,13 +203,23 @@ class MemorySupply:
         now, self._next = self._next[:limit], self._next[limit:]
         return now
 
+    def push_small(self, limit: int) -> Numbers:
+        """The same of the small blocks alone."""
+        now, self._small = self._small[:limit], self._small[limit:]
+        return now
+
     def release(self) -> None:
         """The guest has answered: push what it has not asked for."""
         self._released_at = 0.0
 
     def exhausted(self) -> bool:
         """Whether all pages that are not zero were given, and push() has found nothing more."""
-        return self._is_over and not len(self._early) and self._pushed_stored == self._arriving.count
+        return (
+            self._is_over
+            and not len(self._small)
+            and not len(self._early)
+            and self._pushed_stored == self._arriving.count
+        )
 
     def _collect(self) -> None:
         """Pages of the segments that have arrived since the last time."""

@@ -38,6 +38,7 @@ class Supply:
         self._given = self._zero.copy()
         self._lock = threading.Lock()
         self.wanted: list[int] = []
+        self.small: Pages = np.empty(0, dtype=np.int64)
 
     def ready(self, pages: Pages) -> np.ndarray:
         return self._ready[pages]
@@ -53,6 +54,11 @@ class Supply:
 
     def want(self, pages: Pages) -> None:
         self.wanted += pages.tolist()
+
+    def push_small(self, limit: int) -> Pages:
+        with self._lock:
+            now, self.small = self.small[:limit], self.small[limit:]
+            return now
 
     def push(self, limit: int) -> Pages:
         with self._lock:
@@ -156,6 +162,18 @@ def test_serves_what_is_asked_for_while_nothing_is_pushed() -> None:
         numbers = both.numbers()
         assert sorted(numbers) == list(range(4020))
         assert both.source.pages_requested == 6
+
+
+def test_what_goes_with_its_device_is_pushed_at_once() -> None:
+    supply = Supply(BLOCKS)
+    supply.small = np.arange(4000, 4020, dtype=np.int64)
+    with pair(supply, hold=True) as both:
+        both.qemu.wait_pages(20)
+        assert sorted(both.numbers()) == list(range(4000, 4020))
+        both.source.hold_push = False
+        both.source.wake()
+        assert both.end() is None
+        assert sorted(both.numbers()) == list(range(4020))
 
 
 def test_a_rom_that_the_base_has_not_is_zero() -> None:
