@@ -28,6 +28,8 @@ from cloudlet_ext.hypervisor import errors, stream, unix_socket
 from cloudlet_ext.hypervisor.device_state import DeviceState
 
 _RECEIVE_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 16
+"""In which the memory blocks are named: a guest has some ten."""
 _CLOSE_LIMIT_S = 5.0
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -87,6 +89,10 @@ class StreamDrain:
         if isinstance(failure, OSError) and failure.errno in _NO_SPACE:
             raise errors.ScratchFull(path=str(self._directory), what="the guest's state") from failure
         raise errors.CaptureFailed(reason=str(failure)) from failure
+
+    def head(self) -> bytes:
+        """The beginning of the stream, as far as it is there."""
+        return os.pread(self._file.fileno(), min(_HEAD_BYTES, self.bytes_drained), 0)
 
     def finish(self, timeout_s: float) -> mmap.mmap:
         """Wait until QEMU has closed the stream; the whole of it as a map."""
@@ -167,7 +173,7 @@ class CapturedMemory:
 class _Parser:
     """Walks over a drained stream once."""
 
-    def __init__(self, data: mmap.mmap, directory: Path) -> None:
+    def __init__(self, data: mmap.mmap | bytes, directory: Path) -> None:
         self.data, self._directory = data, directory
         self.at = 0
         self.ram_section: int | None = None
@@ -198,7 +204,9 @@ class _Parser:
         return self.take_bytes(length).decode(errors="backslashreplace")
 
     def configuration(self) -> bytes:
-        """The configuration section: machine type and subsections, up to the first RAM section."""
+        """The configuration section behind the magic: machine type and subsections, up to the first RAM section."""
+        if self.take_bytes(len(stream.MAGIC)) != stream.MAGIC:
+            raise self.fail("not a migration stream of version 3")
         begin = self.at
         kind, length = self.take(">BI")
         if kind != stream.CONFIGURATION:
@@ -223,14 +231,29 @@ class _Parser:
         else:
             raise self.fail(f"unknown subsection {name!r} of the configuration")
 
+    def _section(self) -> int:
+        """The type of the next section that is no command."""
+        while True:
+            (kind,) = self.take(">B")
+            if kind != stream.COMMAND:
+                return kind
+            _, length = self.take(">HH")
+            self.take_bytes(length)
+
+    def first_blocks(self) -> tuple[stream.RamBlock, ...]:
+        """The blocks that the first section names, which is that of RAM."""
+        kind = self._section()
+        self.take(">I")
+        self.take_string()
+        _, _, header = self.take(">IIQ")
+        if kind != stream.START or not header & stream.RAM_MEM_SIZE:
+            raise self.fail("a section that names memory blocks expected")
+        return self._named(header & ~stream.RAM_FLAGS_MASK)
+
     def sections(self) -> None:
         """All sections up to the end of RAM."""
         while True:
-            (kind,) = self.take(">B")
-            if kind == stream.COMMAND:
-                _, length = self.take(">HH")
-                self.take_bytes(length)
-                continue
+            kind = self._section()
             if kind not in (stream.START, stream.PART, stream.END):
                 raise self.fail(f"section type {kind:#x} before the end of RAM")
             (number,) = self.take(">I")
@@ -269,6 +292,14 @@ class _Parser:
     def _blocks(self, total: int) -> None:
         if self.blocks:
             raise self.fail("the memory blocks are named twice")
+        self.blocks = self._named(total)
+        first = 0
+        for block in self.blocks:
+            self.first_page[block.name] = first
+            first += block.pages
+        self.where = _places(first, self._directory)
+
+    def _named(self, total: int) -> tuple[stream.RamBlock, ...]:
         blocks: list[stream.RamBlock] = []
         while total > 0:
             name = self.take_string()
@@ -277,12 +308,7 @@ class _Parser:
                 raise self.fail(f"block {name!r} of {size} bytes with {total} bytes left to name")
             blocks.append(stream.RamBlock(name, size))
             total -= size
-        self.blocks = tuple(blocks)
-        first = 0
-        for block in blocks:
-            self.first_page[block.name] = first
-            first += block.pages
-        self.where = _places(first, self._directory)
+        return tuple(blocks)
 
     def _run(self, header: int, flags: int, kind: int, stride: int) -> None:
         """One record with its block's name, or a run of records that go on in the same block."""
@@ -352,14 +378,19 @@ def _places(pages: int, directory: Path) -> NDArray[np.int64]:
         return np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.int64)[:pages]
 
 
+def blocks_of(head: bytes) -> tuple[stream.RamBlock, ...]:
+    """The memory blocks that the beginning of a stream names; :class:`errors.BadStream` where some are missing."""
+    parser = _Parser(head, Path())
+    parser.configuration()
+    return parser.first_blocks()
+
+
 def parse(data: mmap.mmap, directory: Path) -> tuple[CapturedMemory, DeviceState]:
     """Read a drained stream; ``directory`` is for what has a number for each page.
 
     :class:`errors.BadStream` names the offset where it makes no sense; :class:`errors.ScratchFull`.
     """
     parser = _Parser(data, directory)
-    if parser.take_bytes(len(stream.MAGIC)) != stream.MAGIC:
-        raise parser.fail("not a migration stream of version 3")
     configuration = parser.configuration()
     parser.sections()
     devices = parser.devices()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -69,6 +69,15 @@ class DomainMachine:
     def cards_without_rom(self) -> list[str]:
         """The names of the network cards that have no boot ROM."""
         return list(self.extra.get(machine_check.CARDS_WITHOUT_ROM, ()))
+
+    def with_roms_of(self, other: DomainMachine) -> DomainMachine:
+        """The same machine with a boot ROM for every card that has one here or there.
+
+        QEMU takes the state of either card into either. But a guest that had a ROM keeps the register of its address,
+        and where nothing is behind that, the guest's firmware sets many megabytes aside for it at the next reboot.
+        """
+        without_rom = [name for name in self.cards_without_rom if name in other.cards_without_rom]
+        return replace(self, extra=_extra(without_rom))
 
     def require_same(self, found: DomainMachine, what: str) -> None:
         """:class:`errors.MachineMismatch` names the first thing in which ``found`` differs, and both values."""

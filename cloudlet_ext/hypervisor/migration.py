@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloudlet_ext.hypervisor import errors
-from cloudlet_ext.hypervisor.capture import CapturedMemory, StreamDrain, parse
+from cloudlet_ext.hypervisor.capture import CapturedMemory, StreamDrain, blocks_of, parse
 from cloudlet_ext.hypervisor.device_state import DeviceState
 from cloudlet_ext.hypervisor.guest import GuestMonitor, GuestProcess
+from cloudlet_ext.hypervisor.stream import RamBlock
 
 LOG = logging.getLogger(__name__)
 
@@ -36,6 +37,10 @@ _CANCEL_LIMIT_S = 10.0
 _SETTLED = {"completed", "failed", "cancelled"}
 
 
+CheckBlocks = Callable[[tuple[RamBlock, ...]], None]
+"""Raises when memory blocks are not as they must be."""
+
+
 @dataclass(frozen=True)
 class CapturedState:
     """A captured guest. ``paused_at``: time.monotonic() when it stopped; ``was_running`` before the capture."""
@@ -48,12 +53,17 @@ class CapturedState:
 
 @contextmanager
 def captured(
-    process: GuestProcess, monitor: GuestMonitor, scratch: Path, progress: Callable[[int, int], None]
+    process: GuestProcess,
+    monitor: GuestMonitor,
+    scratch: Path,
+    progress: Callable[[int, int], None],
+    check: CheckBlocks | None = None,
 ) -> Iterator[CapturedState]:
     """Take the state of a guest; inside the block it is paused (QEMU state ``postmigrate``), disks are flushed.
 
     The guest runs while most of its memory is copied, unless it dirties memory faster than that. After a failure
-    it runs on as before. The caller decides how it goes on after the capture.
+    it runs on as before. The caller decides how it goes on after the capture. A guest of which ``check`` does not like
+    the memory blocks is not paused.
     """
     path = process.directory / SOCKET_NAME
     path.unlink(missing_ok=True)
@@ -66,7 +76,7 @@ def captured(
     drain = StreamDrain(path, scratch)
     try:
         process.admit(path)
-        paused_at = _migrate(process, monitor, drain, was_running, progress)
+        paused_at = _migrate(process, monitor, drain, was_running, progress, check)
         memory, state = parse(drain.finish(_TIMEOUT_S), scratch)
         yield CapturedState(memory, state, paused_at, was_running)
     except BaseException as failure:
@@ -84,6 +94,7 @@ def _migrate(
     drain: StreamDrain,
     live: bool,
     progress: Callable[[int, int], None],
+    check: CheckBlocks | None,
 ) -> float:
     # On after an early start; QEMU would wait for a return path, which nobody here answers on.
     monitor.execute("migrate-set-capabilities", capabilities=[{"capability": "postcopy-ram", "state": False}])
@@ -93,6 +104,8 @@ def _migrate(
     monitor.execute("migrate", uri=process.address(SOCKET_NAME))
     if live:
         _wait_for_hints(monitor)
+        if check is not None:
+            _check_blocks(drain, check)
         monitor.execute("migrate-set-parameters", max_bandwidth=0)
     stopped: float | None = None if live else began
     silence = _Silence()
@@ -143,6 +156,15 @@ def _wait_for_hints(monitor: GuestMonitor) -> None:
             lowest = remaining
             quiet_since = time.monotonic()
         time.sleep(0.01)
+
+
+def _check_blocks(drain: StreamDrain, check: CheckBlocks) -> None:
+    """Have the blocks looked at. They come with the first bytes; should they be late, the caller finds them later."""
+    try:
+        blocks = blocks_of(drain.head())
+    except errors.BadStream:
+        return
+    check(blocks)
 
 
 def _give_up(process: GuestProcess, monitor: GuestMonitor, was_running: bool) -> None:

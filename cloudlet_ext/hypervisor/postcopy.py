@@ -93,6 +93,8 @@ class PostcopySource:
         self._changed = threading.Condition()
         self._requests: deque[Pages] = deque()
         self._awaited = np.empty(0, dtype=np.int64)
+        self._roms: deque[tuple[str, Pages]] = deque()
+        self._rom_pages: set[tuple[str, int]] = set()
         self._shut: int | None = None
         self._failure: BaseException | None = None
         self._stopped = False
@@ -155,7 +157,7 @@ class PostcopySource:
             if self._push():
                 continue
             with self._changed:
-                if self._requests or self._failure or self._stopped or self._shut is not None:
+                if self._requests or self._roms or self._failure or self._stopped or self._shut is not None:
                     continue
                 # QEMU ends its part only when the devices are loaded. They may need pages of zeros, which it asks for.
                 is_all = self._supply.exhausted() and not len(self._awaited) and not self.hold_push
@@ -176,6 +178,7 @@ class PostcopySource:
 
     def _serve(self) -> bool:
         """Send what was asked for and is ready; whether there was anything."""
+        self._serve_roms()
         fresh = self._take_requests()
         if len(fresh):
             self.pages_requested += len(fresh)
@@ -278,6 +281,9 @@ class PostcopySource:
             name = payload[_REQUEST.size :]
             self._last_block = name[1 : 1 + name[0]].decode(errors="backslashreplace") if name else ""
         number = self._by_name.get(self._last_block or "")
+        if number is None and (self._last_block or "").endswith(stream.ROM):
+            self._request_rom(str(self._last_block), offset, length)
+            return
         if number is None or not length or offset + length > self._blocks[number].size_bytes:
             raise errors.BadStream(offset=0, reason=f"request for {length} bytes at {offset} of {self._last_block}")
         start, page = int(self._starts[number]), stream.PAGE_BYTES
@@ -285,6 +291,21 @@ class PostcopySource:
         with self._changed:
             self._requests.append(pages)
             self._changed.notify_all()
+
+    def _request_rom(self, block: str, offset: int, length: int) -> None:
+        """A page of a ROM that the base has not: zeros, which no firmware takes for a ROM. QEMU has emptied its own."""
+        first, page = offset // stream.PAGE_BYTES, stream.PAGE_BYTES
+        with self._changed:
+            self._roms.append((block, np.arange(first, -(-(offset + length) // page), dtype=np.int64)))
+            self._changed.notify_all()
+
+    def _serve_roms(self) -> None:
+        while self._roms:
+            block, pages = self._roms.popleft()
+            fresh = np.array([page for page in pages if (block, page) not in self._rom_pages], dtype=np.int64)
+            self._rom_pages.update((block, page) for page in fresh)
+            pieces = stream.ram_section(stream.PART, stream.zero_records(block, fresh))
+            send_all(self._connection, [b"".join(pieces)])
 
     def _wait_shut(self) -> None:
         deadline = time.monotonic() + _SHUT_TIMEOUT_S

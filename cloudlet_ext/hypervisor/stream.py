@@ -55,6 +55,9 @@ from 0; a number that is used twice sends the pages to the wrong device."""
 
 RAM_VERSION = 4
 
+ROM = ".rom"
+"""How the names of memory blocks of PCI devices' boot ROMs end."""
+
 NO_DESCRIPTION = struct.pack(">BI", VMDESC, 2) + b"{}"
 """An empty JSON description, which QEMU expects after the end mark of a pre-copy stream and does not read."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,17 @@ from cloudlet_ext.hypervisor import migration
 from cloudlet_ext.hypervisor.domain_xml import MAPPED_RAM, DomainMachine
 from cloudlet_ext.hypervisor.errors import HypervisorError
 from cloudlet_ext.hypervisor.machine import RAM_ID
+from cloudlet_ext.hypervisor.stream import RamBlock
 from cloudlet_ext.job import errors
 from cloudlet_ext.job.base_cache import BaseCache, fetch_images
 from cloudlet_ext.job.channel import Channel
 from cloudlet_ext.job.guest import DomainGuest, running_guest, scratch_folder
 from cloudlet_ext.job.images import Images
-from cloudlet_ext.worker.overlay_creation import MemoryChanges
+from cloudlet_ext.worker.overlay_creation import MemoryChanges, require_blocks
 from cloudlet_ext.worker.report import Report
 
 _TRIM_TIMEOUT_S = 30
+_NAMES = {MAPPED_RAM: RAM_ID}
 
 
 def run(job: dict[str, Any], channel: Channel, report: Report) -> dict[str, Any]:
@@ -100,11 +103,15 @@ def _trim(guest: DomainGuest) -> None:
 
 def _plan(guest: DomainGuest, base: Base, scratch: Path, report: Report) -> tuple[OverlayPlan, bytes, float]:
     known = IndexLookup(base.index, scratch)
+
+    def check(blocks: tuple[RamBlock, ...]) -> None:
+        require_blocks([replace(block, name=_NAMES.get(block.name, block.name)) for block in blocks], base.layout)
+
     with (
-        migration.captured(guest.process, guest.monitor, scratch, report.progress) as capture,
+        migration.captured(guest.process, guest.monitor, scratch, report.progress, check) as capture,
         Qcow2Image.open(guest.disk_path()) as top,
     ):
-        memory = MemoryChanges(capture.memory.renamed({MAPPED_RAM: RAM_ID}), base.layout)
+        memory = MemoryChanges(capture.memory.renamed(_NAMES), base.layout)
         pauses: list[float] = []
 
         def disk_done() -> None:

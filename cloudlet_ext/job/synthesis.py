@@ -61,17 +61,14 @@ class _Place:
     scratch: Path
     folder: Path
     libvirt: Any
+    machine: DomainMachine
+    """The captured guest's."""
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def disk(self) -> Path:
         """The image that nova-compute has made of the base's disk for this server."""
         return Path(self.job["disk"])
-
-    @property
-    def machine(self) -> DomainMachine:
-        """The captured guest's machine."""
-        return DomainMachine.from_dict(self.base.machine)
 
     def await_domain(self, kind: str, view: domain_xml.DiskView | None) -> DomainGuest:
         """Tell nova-compute what the domain must be, and wait for it to wait for a state."""
@@ -99,6 +96,8 @@ def run_synthesis(job: dict[str, Any], channel: Channel, report: Report) -> dict
         place = stack.enter_context(_place(job, channel, report, images))
         machine = DomainMachine.from_dict(overlay.machine)
         place.machine.require_same(machine, "The overlay does not fit its base")
+        # The base's memory has the ROMs of its own cards; what else a captured guest has QEMU loads by itself.
+        place.machine = machine.with_roms_of(place.machine)
         chosen = placement.choose(
             job.get("placement", "auto"),
             False,
@@ -109,7 +108,7 @@ def run_synthesis(job: dict[str, Any], channel: Channel, report: Report) -> dict
         )
         report.note(f"placement: {chosen.kind} ({chosen.reason})")
         bring_up = _early if chosen.kind == EARLY else _mapped
-        facts = bring_up(place, overlay, source, machine)
+        facts = bring_up(place, overlay, source)
         return {**facts, "placement": chosen.kind, "reason": chosen.reason, "overlay_bytes": overlay.file_bytes}
 
 
@@ -122,7 +121,7 @@ def run_resume(job: dict[str, Any], channel: Channel, report: Report) -> dict[st
         state = DeviceState.decode(place.base.load_device())
         _load(place, guest, state, pages.renamed(pages.rom_pages(place.base), _NAMES))
         channel.event("running")
-        told = _personalise(place, guest, place.machine)
+        told = _personalise(place, guest)
         return {"placement": MAPPED, "reason": "the base as it is", **told}
 
 
@@ -137,7 +136,8 @@ def _place(job: dict[str, Any], channel: Channel, report: Report, images: Images
         contextlib.ExitStack() as stack,
     ):
         cache.admit(base, domain.qemu_user(connected))
-        place = _Place(job, channel, report, base, scratch, folder, connected, stack)
+        machine = DomainMachine.from_dict(base.machine)
+        place = _Place(job, channel, report, base, scratch, folder, connected, machine, stack)
         host_cpu.require(connected, place.machine, domain_xml.parse(job["xml"]).get("type", "kvm"))
         yield place
 
@@ -195,7 +195,7 @@ class NoGuest:
         raise AssertionError("there is no domain yet")
 
 
-def _mapped(place: _Place, overlay: OverlayFile, source: Source, machine: DomainMachine) -> dict[str, Any]:
+def _mapped(place: _Place, overlay: OverlayFile, source: Source) -> dict[str, Any]:
     run = _arrival(place, overlay)
     place.report.stage("fetch")
     with run.fetcher(source) as fetcher:
@@ -206,10 +206,10 @@ def _mapped(place: _Place, overlay: OverlayFile, source: Source, machine: Domain
     place.report.stage("load")
     _load(place, guest, run.state, pages.renamed(pages.differing_pages(run.view, place.base.layout), _NAMES))
     place.channel.event("running")
-    return {"running_s": place.report.elapsed_s, **_personalise(place, guest, machine)}
+    return {"running_s": place.report.elapsed_s, **_personalise(place, guest)}
 
 
-def _early(place: _Place, overlay: OverlayFile, source: Source, machine: DomainMachine) -> dict[str, Any]:
+def _early(place: _Place, overlay: OverlayFile, source: Source) -> dict[str, Any]:
     run = _arrival(place, overlay)
     shown = ArrivingLayer(place.folder, place.scratch, run.view.table, place.base.layout)
     place.stack.callback(shown.close)
@@ -222,7 +222,7 @@ def _early(place: _Place, overlay: OverlayFile, source: Source, machine: DomainM
         guest.monitor.execute("migrate-set-capabilities", capabilities=early_start.POSTCOPY)
         return guest
 
-    host = DomainHost(place.channel, shown, start, lambda guest: _personalise(place, guest, machine))
+    host = DomainHost(place.channel, shown, start, lambda guest: _personalise(place, guest))
     answered = early_start.bring_up(run, source, host, None)
     return {
         "running_s": run.running_s,
@@ -281,14 +281,14 @@ def _await_running(guest: DomainGuest, timeout_s: float) -> str:
     return ""
 
 
-def _personalise(place: _Place, guest: DomainGuest, machine: DomainMachine) -> dict[str, Any]:
+def _personalise(place: _Place, guest: DomainGuest) -> dict[str, Any]:
     place.report.stage("personalise")
     reason = _await_running(guest, place.job["run_timeout_s"])
     if reason:
         result = personal.Personal(False, False, reason)
     else:
-        own = cards.of_job(machine.macs, place.job["macs"], place.job["ports"])
-        result = personal.personalise(guest, own, has_agent=machine.agent)
+        own = cards.of_job(place.machine.macs, place.job["macs"], place.job["ports"])
+        result = personal.personalise(guest, own, has_agent=place.machine.agent)
     if result.address is False and not reason:
         place.report.trouble(f"the guest may not answer at its address: {result.reason}")
     else:

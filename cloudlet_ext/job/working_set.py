@@ -63,7 +63,7 @@ class _ScratchHost:
     def ready(self) -> None:
         """Start the domain, and be its neighbour."""
         base = self.run.base
-        machine = DomainMachine.from_dict(base.machine)
+        machine = DomainMachine.from_dict(self.run.overlay.machine).with_roms_of(DomainMachine.from_dict(base.machine))
         view = self.layer.view(str(base.disk_path), "qcow2")
         text = scratch_domain.describe(self.description, machine, self.own, view)
         handle = self.libvirt.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)

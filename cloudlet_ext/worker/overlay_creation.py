@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,14 @@ from cloudlet_ext.hypervisor.agent import GuestAgent
 from cloudlet_ext.hypervisor.capture import CapturedMemory
 from cloudlet_ext.hypervisor.errors import HypervisorError, MachineMismatch
 from cloudlet_ext.hypervisor.migration import CapturedState
+from cloudlet_ext.hypervisor.stream import ROM, RamBlock
 from cloudlet_ext.worker import clone, errors, overlay_care, server
 from cloudlet_ext.worker.home import Home
 from cloudlet_ext.worker.report import Report
 
 RUNNING, STOPPED, DELETED = "running", "stopped", "deleted"
 _TRIM_TIMEOUT_S = 30.0
-_ROM = ".rom"
-"""How the names of memory blocks of PCI devices' boot ROMs end."""
+_NOWHERE = -1
 
 
 @dataclass(frozen=True)
@@ -45,34 +46,44 @@ class OverlayResult:
     base_id: str
 
 
-class MemoryChanges:
-    """What a capture tells of the memory regions, as a plan's changes.
+def require_blocks(blocks: Iterable[RamBlock], layout: Layout) -> None:
+    """:class:`MachineMismatch` unless a guest's memory blocks are those of the base.
 
-    The guest may lack boot ROMs of the base, since a card that was put in again has none: these did not change.
+    A network card that was put in again has no boot ROM, and has one when the guest was booted since. So the guest may
+    lack ROMs of the base, which did not change, and may have others, which are left to QEMU to load.
     """
+    known = {region.name for region in layout.memory}
+    found = [(block.name, block.pages) for block in blocks if block.name in known or not block.name.endswith(ROM)]
+    expected = [
+        (region.name, region.chunks)
+        for region in layout.memory
+        if (region.name, region.chunks) in found or not region.name.endswith(ROM)
+    ]
+    if expected != found:
+        raise MachineMismatch(
+            what="The server's memory does not fit its base", field="blocks", expected=expected, found=found
+        )
+
+
+class MemoryChanges:
+    """What a capture tells of the base's memory regions, as a plan's changes."""
 
     def __init__(self, memory: CapturedMemory, layout: Layout) -> None:
-        """:class:`MachineMismatch` unless the captured blocks are those of the base."""
-        found = [(block.name, block.pages) for block in memory.blocks]
-        expected = [
-            (region.name, region.chunks)
-            for region in layout.memory
-            if (region.name, region.chunks) in found or not region.name.endswith(_ROM)
-        ]
-        if expected != found:
-            raise MachineMismatch(
-                what="The server's memory does not fit its base", field="blocks", expected=expected, found=found
-            )
+        """See :func:`require_blocks`."""
+        require_blocks(memory.blocks, layout)
         self._memory = memory
-        self._pages = np.cumsum([0, *(pages for _, pages in found)])[:-1]
+        known = {region.name: layout.start(region.name) for region in layout.memory}
+        self._pages = np.cumsum([0, *(block.pages for block in memory.blocks)])[:-1]
         """The first page of each block."""
-        self._chunks = np.array([layout.start(name) for name, _ in found])
+        self._chunks = np.array([known.get(block.name, _NOWHERE) for block in memory.blocks])
         """The first chunk of its region."""
+        self._of_base = np.flatnonzero(self._chunks != _NOWHERE)
+        """The numbers of the blocks that the base has, too."""
 
     @property
     def count(self) -> int:
         """Pages that were sent."""
-        return sum(len(numbers) for numbers, _ in self._memory.sent())
+        return sum(len(numbers) for numbers, _ in self.spans())
 
     @property
     def reader(self) -> MemoryChanges:
@@ -83,11 +94,14 @@ class MemoryChanges:
         """Their chunk numbers, and which of them are zero; some at a time."""
         for numbers, zero in self._memory.sent():
             block = np.searchsorted(self._pages, numbers, side="right") - 1
-            yield numbers - self._pages[block] + self._chunks[block], zero
+            told = self._chunks[block] != _NOWHERE
+            if told.any():
+                yield (numbers - self._pages[block] + self._chunks[block])[told], zero[told]
 
     def read(self, numbers: Numbers) -> Chunks:
         """Captured pages by chunk number, shape (n, 4096)."""
-        block = np.searchsorted(self._chunks, numbers, side="right") - 1
+        row = np.searchsorted(self._chunks[self._of_base], numbers, side="right") - 1
+        block = self._of_base[row]
         return self._memory.read(numbers - self._chunks[block] + self._pages[block])
 
 
@@ -158,8 +172,9 @@ class _Planned:
 
 def _plan(home: Home, guest: server.Server, base: Base, keep: str, report: Report) -> _Planned:
     known = IndexLookup(base.index, home.scratch)
+    check = partial(require_blocks, layout=base.layout)
     with (
-        migration.captured(guest.process, guest.monitor, home.scratch, report.progress) as capture,
+        migration.captured(guest.process, guest.monitor, home.scratch, report.progress, check) as capture,
         contextlib.ExitStack() as opened,
     ):
         memory = MemoryChanges(capture.memory, base.layout)

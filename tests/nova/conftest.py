@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 from nova import monkey_patch
 
@@ -22,6 +23,7 @@ from nova.virt.libvirt import driver as libvirt_driver  # noqa: E402
 from cloudlet_ext.nova import rpcapi  # noqa: E402
 from tests.nova import cloud as cloud_module  # noqa: E402
 from tests.nova import compute as compute_module  # noqa: E402
+from tests.nova import real_libvirt as real_libvirt_module  # noqa: E402
 from tests.nova.cloud import MEMBER, OTHER, Cloud  # noqa: E402
 from tests.nova.compute import Compute  # noqa: E402
 from tests.nova.virt_host import VirtHost  # noqa: E402
@@ -34,6 +36,17 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     made = Cloud(tmp_path_factory.mktemp("cloud"))
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def real_libvirt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[libvirt.virConnect]:
+    """libvirt's QEMU driver in this process; there can be one."""
+    root = tmp_path_factory.mktemp("libvirt")
+    real_libvirt_module.write_conf(root)
+    real_libvirt_module.start_events()
+    connected = libvirt.open(f"qemu:///embed?root={root}")
+    yield connected
+    connected.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import libvirt
@@ -21,13 +20,9 @@ USUAL = """\
 MACHINE = DomainMachine("tcg", "pc-i440fx-9.2", USUAL, 1, 128 << 20, {}, [])
 
 
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[libvirt.virConnect]:
-    libvirt.registerErrorHandler(lambda context, error: None, None)
-    libvirt.virEventRegisterDefaultImpl()
-    connected = libvirt.open(f"qemu:///embed?root={tmp_path_factory.mktemp('libvirt')}")
-    yield connected
-    connected.close()
+@pytest.fixture
+def connection(real_libvirt: libvirt.virConnect) -> libvirt.virConnect:
+    return real_libvirt
 
 
 def with_cpu(model: str, more: str = "") -> DomainMachine:

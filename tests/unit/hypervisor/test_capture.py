@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudlet_ext.hypervisor import stream
-from cloudlet_ext.hypervisor.capture import CapturedMemory, parse
+from cloudlet_ext.hypervisor.capture import CapturedMemory, blocks_of, parse
 from cloudlet_ext.hypervisor.device_state import DeviceState
 from cloudlet_ext.hypervisor.errors import BadStream
 from cloudlet_ext.hypervisor.stream import PAGE_BYTES, RamBlock
@@ -182,6 +182,17 @@ def test_truncation_at_every_byte_is_refused() -> None:
             parsed(data[:length])
         assert 0 <= caught.value.offset <= length, (length, caught.value)
     assert parsed(data)
+
+
+def test_the_blocks_are_known_from_the_beginning() -> None:
+    beginning = stream.MAGIC + CONFIGURATION + stream.command(stream.CMD_PING, b"1234") + stream.ram_start(BLOCKS)
+    last = beginning.index(b"\x03rom") + 4 + 8
+    assert blocks_of(beginning) == blocks_of(beginning[:last]) == BLOCKS
+    for length in range(last):
+        with pytest.raises(BadStream):
+            blocks_of(beginning[:length])
+    with pytest.raises(BadStream, match="names memory blocks"):
+        blocks_of(beginning.replace(b"\x01RAM\0", b"\x02RAM\0"))
 
 
 def test_every_flipped_byte_is_refused_or_read() -> None:

@@ -296,6 +296,13 @@ def test_cards_of_a_base_that_numbers_them_otherwise() -> None:
     assert domain_xml.DomainMachine.from_dict(former) == machine
 
 
+def test_a_rom_of_either_is_a_rom() -> None:
+    full, one, other = (domain_xml.describe(with_cards(5, 6, without_rom=slot)) for slot in (-1, 5, 6))
+    assert one.with_roms_of(full).cards_without_rom == full.with_roms_of(one).cards_without_rom == []
+    assert one.with_roms_of(other).cards_without_rom == []
+    assert one.with_roms_of(one) == one
+
+
 def test_a_scratch_domain_has_its_taps_in_the_order_of_the_cards() -> None:
     own = ScratchDomain("cloudlet-1", Path("/scratch/disk"), ("clr0", "clr1"))
     text = scratch_domain.describe(with_cards(6, 5), domain_xml.describe(with_cards(5, 6)), own, VIEW)

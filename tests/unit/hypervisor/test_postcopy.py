@@ -158,6 +158,18 @@ def test_serves_what_is_asked_for_while_nothing_is_pushed() -> None:
         assert both.source.pages_requested == 6
 
 
+def test_a_rom_that_the_base_has_not_is_zero() -> None:
+    with pair(Supply(BLOCKS), hold=True) as both:
+        both.qemu.request("0000:00:03.0/virtio-net-pci.rom", 3, 2)
+        both.qemu.request(None, 4)
+        both.qemu.request("pc.ram", 1)
+        pages = both.qemu.wait_pages(3)
+        assert pages == [("0000:00:03.0/virtio-net-pci.rom", page, None) for page in (3, 4)] + [
+            ("pc.ram", 1, (1).to_bytes(8, "big") * (PAGE_BYTES // 8))
+        ]
+        assert both.asked == [1]
+
+
 def test_requests_go_before_pushes() -> None:
     with pair(Supply(BLOCKS)) as both:
         both.qemu.wait_pages(PUSH_PAGES)

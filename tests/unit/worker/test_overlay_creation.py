@@ -51,6 +51,14 @@ def test_a_boot_rom_that_is_no_more_did_not_change() -> None:
     assert changes.read(np.array([27, 30, 31]))[:, 0].tolist() == [11, 12, 13]
 
 
+def test_a_boot_rom_that_the_base_has_not_is_left_out() -> None:
+    blocks = [(region.name, region.chunks) for region in LAYOUT.memory]
+    changes = MemoryChanges(captured(blocks[0], ("0000:00:04.0/virtio-net-pci.rom", 5), *blocks[1:]), LAYOUT)
+    assert numbers(changes) == list(range(16, 33))
+    assert changes.count == 17
+    assert changes.read(np.array([16, 23, 24, 32]))[:, 0].tolist() == [0, 7, 13, 21]
+
+
 @pytest.mark.parametrize(
     "blocks",
     [
@@ -58,7 +66,7 @@ def test_a_boot_rom_that_is_no_more_did_not_change() -> None:
         [("pc.ram", 4), ("0000:00:02.0/vga.vram", 4), ("pc.bios", 3)],
         [("pc.ram", 8), ("pc.bios", 3), ("0000:00:02.0/vga.vram", 4)],
         [("pc.ram", 8), ("0000:00:02.0/vga.vram", 4), ("0000:00:03.0/virtio-net-pci.rom", 4), ("pc.bios", 3)],
-        [("pc.ram", 8), ("0000:00:02.0/vga.vram", 4), ("0000:00:04.0/virtio-net-pci.rom", 2), ("pc.bios", 3)],
+        [("pc.ram", 8), ("0000:00:02.0/vga.vram", 4), ("0000:00:04.0/virtio-net-pci.ram", 2), ("pc.bios", 3)],
     ],
 )
 def test_other_blocks_are_another_machine(blocks: list[tuple[str, int]]) -> None:
