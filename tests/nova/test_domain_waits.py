@@ -80,9 +80,9 @@ def guest(tmp_path: Path) -> Iterator[DomainGuest]:
 
 
 def told(guest: DomainGuest) -> dict[str, Any]:
-    place: Any = SimpleNamespace(report=Report(), job={"run_timeout_s": 0.2, "macs": [], "ports": []})
-    machine: Any = SimpleNamespace(agent=False, macs=[])
-    result: dict[str, Any] = synthesis._personalise(place, guest, machine)["personal"]
+    job = {"run_timeout_s": 0.2, "macs": [], "ports": []}
+    place: Any = SimpleNamespace(report=Report(), job=job, machine=SimpleNamespace(agent=False, macs=[]))
+    result: dict[str, Any] = synthesis._personalise(place, guest)["personal"]
     return result
 
 
