@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 from tests.cloud.cloud import Cloud
@@ -23,7 +24,7 @@ class Logs:
     """The ends of the logs of all services on all hosts, from now on."""
 
     def __init__(self, cloud: Cloud) -> None:
-        self._cloud = cloud
+        self._cloud, self._since = cloud, time.time()
         self._began = {path: path.stat().st_size for path in sorted((cloud.folder / "logs").glob("*.log"))}
 
     def tails(self) -> dict[str, str]:
@@ -38,7 +39,8 @@ class Logs:
                 others += [f"{path.name}: {line}" for line in bad[-OTHER_LINES:]]
         found["warnings and errors in other logs during this test"] = "\n".join(others)
         for path in sorted(self._cloud.folder.glob("hosts/*/state/nova/instances/*/console.log")):
-            found[f"console of {path.parent.name}"] = "\n".join(_lines(path)[-GUEST_LINES:])
+            if path.exists() and path.stat().st_mtime >= self._since:
+                found[f"console of {path.parent.name}"] = "\n".join(_lines(path)[-GUEST_LINES:])
         return found
 
 
