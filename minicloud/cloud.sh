@@ -43,9 +43,9 @@ cloud_up() {
     step "$CLOUD: MariaDB is up"
     begin $(on_every_machine ovsdb) ovn-nb ovn-sb
     ready $(on_every_machine ovsdb) ovn-nb ovn-sb
-    begin $(on_every_machine vswitchd) northd $(on_every_machine ovn-controller)
+    begin $(on_every_machine vswitchd) $(on_every_machine taps) northd $(on_every_machine ovn-controller)
     ready rabbitmq $(on_every_machine libvirtd) northd $(on_every_machine ovn-controller)
-    ready $(on_every_machine vswitchd)
+    ready $(on_every_machine vswitchd) $(on_every_machine taps)
   }
   step "$CLOUD: RabbitMQ, libvirt and OVN are up"
   apis_up

@@ -64,6 +64,22 @@ ready_vswitchd() {
   [ "$K" != 1 ] || tenant_port
 }
 
+# In user space Open vSwitch sets all flags of a device as it remembers them when it makes it promiscuous. A guest's tap
+# that libvirt has set up meanwhile, once in some hundred starts, is then down for good, and nobody hears the guest.
+start_taps() {
+  # shellcheck disable=SC2016
+  run_service "taps$SUFFIX" sh -c '
+    while sleep 1; do
+      for file in /sys/class/net/tap*/flags; do
+        read -r flags <"$file" || continue
+        [ $((flags & 1)) = 0 ] || continue
+        tap=${file%/flags}
+        ! ip link set "${tap##*/}" up || echo "$(date "+%F %T") ${tap##*/} was down"
+      done 2>/dev/null
+    done'
+}
+ready_taps() { wait_for "taps$SUFFIX" 10 alive "taps$SUFFIX"; }
+
 start_northd() {
   # shellcheck disable=SC2086
   run_service northd ovn-northd $OVS_OPTIONS --pidfile --ovnnb-db=unix:/run/ovn/ovnnb_db.sock \

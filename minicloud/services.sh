@@ -2,9 +2,9 @@
 # The services: start_NAME begins one, ready_NAME waits until it can be used. Those of
 # machine K have names that end in K, from the second on. Sourced, not run.
 
-CONTROLLER_SERVICES="db epmd rabbitmq libvirtd ovsdb ovn-nb ovn-sb vswitchd northd ovn-controller
+CONTROLLER_SERVICES="db epmd rabbitmq libvirtd ovsdb ovn-nb ovn-sb vswitchd taps northd ovn-controller
 keystone glance placement conductor scheduler nova-api neutron compute"
-HOST_SERVICES="libvirtd ovsdb vswitchd ovn-controller compute"
+HOST_SERVICES="libvirtd ovsdb vswitchd taps ovn-controller compute"
 WITH_EXTENSION="nova-api conductor scheduler compute" # what loads our package
 
 # services_of_cloud: the names of all services, in the order in which they start.

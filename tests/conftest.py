@@ -2,6 +2,7 @@
 """What all tests share."""
 
 import os
+import signal
 
 import hypothesis
 
@@ -9,3 +10,9 @@ import hypothesis
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# A shell starts what runs in its background with SIGINT ignored, nohup with SIGHUP ignored, and every process that is
+# started then ignores them, too: commands that a test interrupts would go on. What has a handler is not handed down.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)

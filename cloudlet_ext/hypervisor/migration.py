@@ -112,10 +112,10 @@ def _migrate(
     while True:
         info = monitor.execute("query-migrate")
         status = info.get("status")
-        if status in _SETTLED:
-            break
         ram = info.get("ram", {})
         progress(drain.bytes_drained, drain.bytes_drained + int(ram.get("remaining", 0)))
+        if status in _SETTLED:
+            break
         drain.check()
         silence.check(drain.bytes_drained, str(status))
         if stopped is None and time.monotonic() - began > _LIVE_LIMIT_S:

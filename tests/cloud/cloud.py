@@ -91,9 +91,12 @@ class Cloud:
         done = subprocess.run(words, input=post, capture_output=True, text=True, timeout=limit_s + 30, check=False)
         return done.stdout if done.returncode == 0 else None
 
-    def fetched(self, address: str, path: str = "/nonce", limit_s: float = WAIT_S) -> str:
+    def fetched(
+        self, address: str, path: str = "/nonce", limit_s: float = WAIT_S, seen: Callable[[], object] = lambda: ""
+    ) -> str:
         """The first answer of an app."""
-        return wait_until(f"http://{address}{path}", lambda: self.fetch(address, path, limit_s=2.0), limit_s)
+        what = f"http://{address}{path}"
+        return wait_until(what, lambda: self.fetch(address, path, limit_s=2.0), limit_s, seen=seen)
 
     def shell(self, address: str, script: str, limit_s: float = 30.0) -> str:
         """Run a script in a server of ``minicloud-guest``; what it printed."""
@@ -146,8 +149,13 @@ class Cloud:
         """A server that was asked for once its app answers, and its address."""
         active = self.active(server)
         address = address_of(active)
-        self.fetched(address)
+        self.fetched(address, seen=lambda: self.console(server))
         return active, address
+
+    def console(self, server: Server) -> str:
+        """The end of what a server has said on its console."""
+        files = self.folder.glob(f"hosts/*/state/nova/instances/{server.id}/console.log")
+        return "".join(file.read_text(errors="replace")[-1500:] for file in files)
 
     def delete(self, *servers: Server, limit_s: float = WAIT_S) -> None:
         """Delete servers, all at once, and wait until they have gone."""

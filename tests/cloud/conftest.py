@@ -19,7 +19,7 @@ from tests.cloud.logs import Logs
 from tests.cloud.servers import Boot
 from tests.cloud.site import Site
 
-SETTLE_S = 30.0 * PATIENCE
+SETTLE_S = 90.0 * PATIENCE
 """Nova forgets a deleted server's port and allocation a little later than the server."""
 
 TIMEOUT_S = 900.0 * PATIENCE

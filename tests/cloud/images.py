@@ -24,7 +24,8 @@ class Images:
         self._begun: dict[str, str] = {}
 
     def capture(self, server: Any, body: dict[str, Any], account: str = "member") -> dict[str, Any]:
-        """Ask for a base or an overlay of a server, and wait; the operation. Fails with its error."""
+        """Ask for a base or an overlay of a server once it is idle, and wait; the operation. Fails with its error."""
+        self._cloud.settled(server, "ACTIVE")
         return self.ended(self.begin(server, body, account), account)
 
     def begin(self, server: Any, body: dict[str, Any], account: str = "member") -> str:
@@ -41,6 +42,12 @@ class Images:
         self._made += operation["images"].values()
         self._begun.pop(operation_id, None)
         assert operation["state"] == state, operation
+        return operation
+
+    def arrived(self, server: Any, account: str = "member") -> dict[str, Any]:
+        """What a server began with, once all of it is there and nothing is being done with the server any more."""
+        operation = self.ended(server.id, account)
+        self._cloud.settled(server, "ACTIVE")
         return operation
 
     def upload(self, name: str, file: Path, like: str, **properties: str) -> str:

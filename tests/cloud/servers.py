@@ -54,6 +54,7 @@ class Shared:
             if self._wanted[name].get("image"):
                 operation = self._cloud.operation_ended(self._made[name].id)
                 assert operation["state"] == "succeeded", operation
+                self._cloud.settled(self._made[name], "ACTIVE")
         return {name: (self._made[name], self._addresses[name]) for name in self._wanted}
 
     def delete(self) -> None:

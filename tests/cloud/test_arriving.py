@@ -18,7 +18,7 @@ from tests.cloud.inventory import running_domains
 from tests.cloud.servers import Boot
 from tests.cloud.site import BASE, Site, slow_link
 
-GIVEN_UP_S = 60.0
+GIVEN_UP_S = 120.0
 """A source that is away is given up after some 15 s."""
 
 
@@ -28,9 +28,9 @@ def test_others_wait_while_it_arrives(
     compute = cloud.connect("member").compute
     with slow_link(cloud, site, tmp_path, rate_mbit=5) as url:
         server = cloud.active(boot.begin("arriving", image=BASE, metadata={"overlay_url": url}))
-        wait_until("it is held", lambda: cloud.admin.compute.get_server(server.id).task_state == "cloudlet_synthesis")
         # However long the following takes.
         worker = freeze(server.id, "run")
+        wait_until("it is held", lambda: cloud.admin.compute.get_server(server.id).task_state == "cloudlet_synthesis")
         actions: dict[str, Callable[[], Any]] = {
             "suspend": lambda: compute.suspend_server(server),
             "pause": lambda: compute.pause_server(server),
@@ -61,7 +61,7 @@ def test_a_server_that_has_arrived_is_like_any_other(
 ) -> None:
     """Its guest has no agent: its network card was put in anew while its memory arrived."""
     compute = cloud.connect("member").compute
-    with slow_link(cloud, site, tmp_path) as url:
+    with slow_link(cloud, site, tmp_path, rate_mbit=12) as url:
         server, address = boot("arrived", image=BASE, metadata={"overlay_url": url})
         assert images.ended(server.id)["result"]["placement"] == "early"
     compute.suspend_server(cloud.settled(server, "ACTIVE"))

@@ -180,10 +180,12 @@ def test_the_base_is_deleted(cloud: Cloud, shared: Source, boot: Boot, images: I
     made = images.capture(shared.server, WANT_BASE)
     base = made["images"]
     server, address = boot("of-a-base-that-goes", image=base["base-disk"])
+    images.arrived(server)
     for image in base.values():
         cloud.admin.image.delete_image(image)
     images.capture(server, WANT_OVERLAY)
     host_side.forget_bases(cloud, made["result"]["base_id"])
+    cloud.settled(server, "ACTIVE")
     operation = images.ended(images.begin(server, WANT_OVERLAY), state="failed")
     assert base["base-disk"] in operation["error"] or base["base-memory"] in operation["error"], operation["error"]
     cloud.settled(server, "ACTIVE")

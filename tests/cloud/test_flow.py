@@ -26,8 +26,7 @@ def test_a_likeness_by_a_link(cloud: Cloud, boot: Boot, images: Images, site: Si
 
 def test_an_overlay_of_nothing_is_small_and_is_mapped(cloud: Cloud, boot: Boot, images: Images, site: Site) -> None:
     app, _ = boot("flow-app", image=BASE)
-    images.ended(app.id)
-    cloud.settled(app, "ACTIVE")
+    images.arrived(app)
     made = images.capture(app, {"cloudlet-overlay-finish": {"overlay-name": "flow-app", "on-finish": "delete"}})
     assert made["result"]["overlay_bytes"] < 1 << 20
     wait_until("the server is deleted", lambda: not cloud.admin.compute.find_server("flow-app", all_projects=True))

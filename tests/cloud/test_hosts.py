@@ -42,7 +42,7 @@ def stages(cloud: Cloud, operation_id: str) -> list[str]:
     return [stage["name"] for stage in cloud.operation(operation_id)["stages"]]
 
 
-def test_servers_go_where_their_base_is(cloud: Cloud, boot: Boot, site: Site) -> None:
+def test_servers_go_where_their_base_is(cloud: Cloud, boot: Boot, images: Images, site: Site) -> None:
     for holder in cloud.hosts:
         host_side.forget_bases(cloud)
         precache(cloud, site, host=holder)
@@ -50,9 +50,12 @@ def test_servers_go_where_their_base_is(cloud: Cloud, boot: Boot, site: Site) ->
         cloud.wait_for_holders(site.base_id, {holder})
         for server, _ in boot.all(f"{holder}-1", f"{holder}-2", image=BASE):
             assert host_of(cloud, server.id) == holder
+            images.arrived(server)
 
 
-def test_a_base_is_fetched_once_and_again_when_it_is_damaged(cloud: Cloud, boot: Boot, site: Site) -> None:
+def test_a_base_is_fetched_once_and_again_when_it_is_damaged(
+    cloud: Cloud, boot: Boot, images: Images, site: Site
+) -> None:
     host_side.forget_bases(cloud)
     assert len(precache(cloud, site, all=True)) == len(cloud.hosts)
     bases = [set(host_side.cached_bases(cloud, host)) for host in cloud.hosts]
@@ -68,6 +71,7 @@ def test_a_base_is_fetched_once_and_again_when_it_is_damaged(cloud: Cloud, boot:
         second, address = boot("again", image=BASE)
     assert "base" in stages(cloud, second.id)
     assert cloud.fetched(address) == site.nonce
+    images.arrived(second)
     # Nobody shall meet the other host's.
     host_side.forget_bases(cloud)
 

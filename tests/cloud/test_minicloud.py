@@ -21,7 +21,8 @@ ACCOUNTS = {
     "other": ("other-member", "other", "member"),
 }
 
-SERVICES = ("host", "db", "rabbitmq", "libvirtd", "keystone", "glance", "placement", "neutron", "nova-api", "compute")
+SERVICES = ("host", "db", "rabbitmq", "libvirtd", "vswitchd", "taps", "keystone", "glance", "placement", "neutron")
+SERVICES += ("nova-api", "compute")
 
 Neighbours = dict[str, tuple[Server, str]]
 
@@ -88,6 +89,16 @@ def test_servers_outlive_restarts(cloud: Cloud, shared: Neighbours) -> None:
     assert all(record.read_text() != old for record, old in zip(records, before, strict=True))
     for address, nonce in nonces.items():
         assert cloud.fetched(address) == nonce
+
+
+def test_a_guest_whose_tap_is_down_is_heard_again(cloud: Cloud, shared: Neighbours) -> None:
+    """As Open vSwitch leaves it now and then."""
+    host = cloud.hosts[-1]
+    server, address = shared[host]
+    nonce = cloud.fetched(address)
+    (port,) = cloud.admin.network.ports(device_id=server.id)
+    cloud.run("ip", "link", "set", f"tap{port.id[:11]}", "down", host=host)
+    assert cloud.fetched(address) == nonce
 
 
 def test_a_server_takes_a_new_network_card_and_goes(cloud: Cloud, shared: Neighbours) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.cloud.cloud import Cloud
+from tests.cloud.cloud import Cloud, wait_until
 from tests.cloud.images import Images
 from tests.cloud.inventory import networks
 from tests.cloud.servers import Boot
@@ -19,7 +19,7 @@ def test_what_a_reply_needs_comes_first(cloud: Cloud, boot: Boot, images: Images
     begun = boot.begin("recorded", image=BASE, metadata={"overlay_url": f"glance:{site.overlay}"})
     (silent, other_address), (server, address) = boot("silent", image=BASE), cloud.answers(begun)
     for one in (silent, server):
-        images.ended(one.id)
+        images.arrived(one)
     assert cloud.fetched(address, "/secret").strip() == site.secret
     before = networks(cloud)
     never = images.begin(silent, wish("never", "http://:80/none"))
@@ -29,7 +29,7 @@ def test_what_a_reply_needs_comes_first(cloud: Cloud, boot: Boot, images: Images
     operation = images.ended(never, state="failed")
     assert "404" in operation["error"], operation["error"]
     assert cloud.fetched(other_address) == site.nonce
-    assert networks(cloud) == before
+    wait_until("networks are as before", lambda: networks(cloud) == before, seen=lambda: (before, networks(cloud)))
 
     url = f"glance:{made['images']['overlay']}"
     likeness, its_address = boot("likeness", image=BASE, metadata={"overlay_url": url})
@@ -47,6 +47,7 @@ def assert_recorded(made: dict[str, dict[str, int]]) -> None:
 
 def test_a_probe_of_the_console(cloud: Cloud, boot: Boot, images: Images, site: Site) -> None:
     server, address = boot("talks", image=BASE)
+    images.arrived(server)
     cloud.shell(address, "(while :; do echo still here; sleep 1; done) >/dev/ttyS0 2>/dev/null </dev/null &")
     made = images.capture(server, wish("talks", "console:still here"))
     assert made["result"]["working_set_chunks"] > 0, made["result"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cloud.cloud import Cloud
+from tests.cloud.cloud import Cloud, wait_until
 from tests.cloud.host_side import Freezer, state_folder
 from tests.cloud.images import Images
 from tests.cloud.servers import Boot
@@ -45,31 +45,35 @@ def owners_of(word: str) -> set[str]:
     return found
 
 
-def test_users(cloud: Cloud, boot: Boot) -> None:
-    server, _ = boot("owned")
-    assert owners_of(f"guest={server.instance_name or cloud.admin.compute.get_server(server.id).instance_name}") == {
-        "libvirt-qemu"
-    }
-    assert owners_of("cloudlet_ext.cmd.worker") == {"nova"}
+def test_users(cloud: Cloud, boot: Boot, site: Site) -> None:
+    server, _ = boot("owned", image=BASE)
+    domain = cloud.admin.compute.get_server(server.id).instance_name
+    assert owners_of(f"guest={domain}") == {"libvirt-qemu"}
+    assert wait_until("a worker", lambda: owners_of("cloudlet_ext.cmd.worker")) == {"nova"}
     assert Path(f"/proc/{(cloud.folder / 'pids/compute').read_text().split()[0]}").owner() == "nova"
 
 
 def test_nothing_is_open_while_an_overlay_arrives(
-    cloud: Cloud, boot: Boot, images: Images, site: Site, tmp_path: Path
+    cloud: Cloud, boot: Boot, images: Images, site: Site, freeze: Freezer, tmp_path: Path
 ) -> None:
-    with slow_link(cloud, site, tmp_path) as url:
+    with slow_link(cloud, site, tmp_path, rate_mbit=5) as url:
         server = cloud.active(boot.begin("private", image=BASE, metadata={"overlay_url": url}))
+        worker = freeze(server.id, "run")
         host = str(cloud.admin.compute.get_server(server.id).compute_host)
         assert "layer.sock" in [Path(name).name for name in sockets(cloud, host)]
         assert open_to_others(cloud, host) == []
         assert cloud.operation(server.id)["state"] == "running"
+        freeze.release(worker)
         images.ended(server.id)
-    assert not sockets(cloud, host)
+    wait_until("no socket is left", lambda: not sockets(cloud, host), seen=lambda: sockets(cloud, host))
     assert open_to_others(cloud, host) == []
 
 
-def test_nothing_is_open_while_a_base_is_made(cloud: Cloud, boot: Boot, images: Images, freeze: Freezer) -> None:
-    server, _ = boot("model")
+def test_nothing_is_open_while_a_base_is_made(
+    cloud: Cloud, boot: Boot, images: Images, site: Site, freeze: Freezer
+) -> None:
+    server, _ = boot("model", image=BASE)
+    images.arrived(server)
     host = str(cloud.admin.compute.get_server(server.id).compute_host)
     operation = images.begin(server, {"cloudlet-base": {"name": "private-base"}})
     for stage in ("capture", "index", "upload"):
@@ -83,7 +87,7 @@ def test_nothing_is_open_while_a_working_set_is_recorded(
     cloud: Cloud, boot: Boot, images: Images, site: Site, freeze: Freezer
 ) -> None:
     server, address = boot("recorded", image=BASE, metadata={"overlay_url": f"glance:{site.overlay}"})
-    images.ended(server.id)
+    images.arrived(server)
     host = str(cloud.admin.compute.get_server(server.id).compute_host)
     wanted = {"overlay-name": "private", "record": "http://:80/secret"}
     operation = images.begin(server, {"cloudlet-overlay-finish": wanted})
@@ -96,5 +100,5 @@ def test_nothing_is_open_while_a_working_set_is_recorded(
     assert open_to_others(cloud, host) == []
     freeze.release(worker)
     images.ended(operation)
-    assert owners_of("cloudlet_ext.privsep.context") == set()
+    wait_until("nobody is root", lambda: not owners_of("cloudlet_ext.privsep.context"))
     assert cloud.fetched(address, "/secret").strip() == site.secret

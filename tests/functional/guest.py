@@ -86,11 +86,11 @@ def fetch(guest: Server, path: str = "/nonce", timeout_s: float = WAIT_S) -> byt
         guest.close()
 
 
-def is_ticking(guest: Server) -> bool:
+def is_ticking(guest: Server, within_s: float = 30.0) -> bool:
     """Whether a tiny guest's dots become more."""
     begin = len(console_text(guest))
     with contextlib.suppress(AssertionError):
-        wait_until("a dot", lambda: len(console_text(guest)) > begin, 3)
+        wait_until("a dot", lambda: len(console_text(guest)) > begin, within_s)
         return True
     return False
 

@@ -24,7 +24,7 @@ def processes(root: Path) -> list[str]:
             inside = (entry / "cwd").readlink().is_relative_to(root)
         except OSError:
             continue
-        if words.strip() and "qemu" in words and (inside or str(root) in words):
+        if words.strip() and "qemu" in words and (inside or f"{root}/" in words):
             found.append(f"{entry.name}: {words[:200]}")
     return found
 

@@ -81,7 +81,7 @@ def test_what_becomes_of_the_server(
         assert not guest.process.alive
         return
     assert tools.status(guest) == status
-    assert tools.is_ticking(guest) == (keep == "running")
+    assert tools.is_ticking(guest, 2.0 if keep == "stopped" else tools.WAIT_S) == (keep == "running")
     if keep == "stopped":
         create(home, "source", tmp_path / "again", "stopped")
         assert server_care.resume_server(home, "source")

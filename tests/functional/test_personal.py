@@ -126,6 +126,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease comes, however busy this machine is."""
     monkeypatch.setattr(guest_script, "LEASE_S", 60)
     monkeypatch.setattr(personal, "_SCRIPT_TIMEOUT_S", 120.0)
+    monkeypatch.setattr(personal, "_LEASE_S", 60.0)
 
 
 def go_through(server: Server, *, asks: bool) -> None:
@@ -203,6 +204,7 @@ def captured_elsewhere(server: Server, address: str, *, handed_out: bool) -> Car
     return card(server, server.record.mac, address=address, handed_out=handed_out)
 
 
+@pytest.mark.usefixtures("patient")
 def test_an_agent_that_runs_no_programs(debian: str, start: Start) -> None:
     """Its card is replaced, its clock is set."""
     server = start(debian, "personal")
@@ -223,4 +225,5 @@ def test_nobody_tells_the_guest_its_address(debian: str, start: Start) -> None:
     refuse_programs(server)
     result = given(server, wanted)
     assert result.clock and result.address is False, result
-    assert f"still has not {FIXED}" in result.reason
+    # A guest that is slow has not met its card yet, either.
+    assert "still has not " in result.reason and result.reason.endswith(FIXED), result

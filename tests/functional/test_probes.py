@@ -49,14 +49,23 @@ def wait(guest: Server, text: str, timeout_s: float) -> None:
         guest.close()
 
 
+def listen(guest: Server, port: int) -> None:
+    """Have somebody in the guest take one connection to a port, and wait until it can be made."""
+    listens = f"grep -qs ':{port:04X} 0*:0000 0A' /proc/net/tcp /proc/net/tcp6"
+    tools.run(guest, f"nc -l -p {port} >/dev/null & until {listens}; do sleep 0.1; done")
+
+
 def test_what_the_guest_opens_is_no_answer(home: Home, busybox: str, start: Start, somebody: int) -> None:
     """It is connected to that port of somebody else, and serves nothing there itself until it does."""
     guest = start(busybox, "client")
-    tools.run(guest, f"(sleep 1000 | nc 10.0.2.2 {somebody}) & sleep 1")
-    listing = guest.monitor.human("info usernet")
+    tools.run(guest, f"(sleep 1000 | nc 10.0.2.2 {somebody}) & true")
+
+    def is_connected() -> bool:
+        rows = [line.split() for line in guest.monitor.human("info usernet").splitlines()]
+        return [(row[0], row[4]) for row in rows if row[5:6] == [str(somebody)]] == [("TCP[ESTABLISHED]", "10.0.2.2")]
+
+    tools.wait_until("the guest is connected", is_connected)
     guest.close()
-    (row,) = [line.split() for line in listing.splitlines() if line.split()[5:6] == [str(somebody)]]
-    assert row[0] == "TCP[ESTABLISHED]" and row[4] == "10.0.2.2"
     with pytest.raises(errors.ProbeTimedOut):
         wait(guest, f"tcp:{somebody}", SHORT_S)
     tools.run(guest, f"httpd -p {somebody} -h /www")
@@ -66,19 +75,19 @@ def test_what_the_guest_opens_is_no_answer(home: Home, busybox: str, start: Star
 def test_what_was_accepted_before_is_no_answer(home: Home, busybox: str, start: Start) -> None:
     """A connection by the same forward goes on when nobody listens any more."""
     guest = start(busybox, "closed")
-    tools.run(guest, "nc -l -p 81 >/dev/null & sleep 0.5")
+    listen(guest, 81)
     port = guest.forward(81)
     with socket.create_connection(("127.0.0.1", port)):
         tools.wait_until("it is accepted", lambda: probe.accepted(guest.monitor.human("info usernet"), port, 81))
         with pytest.raises(errors.ProbeTimedOut):
             wait(guest, "tcp:81", SHORT_S)
-        tools.run(guest, "nc -l -p 81 >/dev/null & sleep 0.5")
+        listen(guest, 81)
         wait(guest, "tcp:81", tools.WAIT_S)
 
 
 def test_one_that_hangs_up_at_once_has_accepted(home: Home, busybox: str, start: Start) -> None:
     guest = start(busybox, "brief")
-    tools.run(guest, "(while :; do nc -l -p 82 -e true; done) >/dev/null 2>&1 & sleep 0.5")
+    tools.run(guest, "(while :; do nc -l -p 82 -e true; done) >/dev/null 2>&1 & true")
     wait(guest, "tcp:82", tools.WAIT_S)
 
 

@@ -130,7 +130,7 @@ def test_the_guest_is_paused_and_goes_on_when_the_source_returns(home: Home, mad
 
 def test_what_it_stood_still_is_not_counted_against_its_probe(home: Home, source: Source, tmp_path: Path) -> None:
     """Its answer comes when the probe's time is long up, by the clock; the source is back since before that."""
-    report, answer, limit_s = Watch(source), tmp_path / "answer", 12.0
+    report, answer, limit_s = Watch(source), tmp_path / "answer", 16.0
 
     def come_back() -> None:
         assert report.stalled.wait(tools.WAIT_S)
