@@ -143,12 +143,13 @@ ready_compute() {
   wait_for "compute$SUFFIX" 60 host_is_mapped
 }
 
-# nova_service_is_up BINARY: whether it has reported since it was started last.
+# nova_service_is_up BINARY: whether it has reported since it was started last. Times are whole seconds: a report in that
+# of its start may be the last one of the process before.
 nova_service_is_up() {
   local began suffix=""
   [ "$1" != nova-compute ] || suffix=$SUFFIX
   began=$(stat -c %Y "$C/pids/${1#nova-}$suffix")
   [ -n "$(sql -N -e "select 1 from nova.services where host = '$HOST' and \`binary\` = '$1' and deleted = 0
-    and coalesce(last_seen_up, updated_at, created_at) >= from_unixtime($began)")" ]
+    and coalesce(last_seen_up, updated_at, created_at) > from_unixtime($began)")" ]
 }
 host_is_mapped() { [ -n "$(sql -N -e "select 1 from nova_api.host_mappings where host = '$HOST'")" ]; }

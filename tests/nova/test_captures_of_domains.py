@@ -50,8 +50,8 @@ class Images:
 class Channel:
     """Stands for nova-compute: starts the domain, and lets it run."""
 
-    def __init__(self, domain: Domain) -> None:
-        self._domain = domain
+    def __init__(self, domain: Domain, own: dict[str, Any] | None = None) -> None:
+        self._domain, self._own = domain, own or {}
 
     def event(self, name: str, /, **facts: Any) -> None:
         if name == "ready":
@@ -60,7 +60,7 @@ class Channel:
             self._domain.handle.resume()
 
     def wait_control(self, name: str, timeout_s: float) -> dict[str, Any]:
-        return {"control": name}
+        return {"control": name, **self._own}
 
 
 class Workshop:
@@ -99,16 +99,14 @@ class Workshop:
             domain,
             overlay=f"glance:{self.images['overlay']}",
             placement=placement,
-            xml=domain.xml(*macs),
-            disk=str(domain.disk),
-            macs=list(macs),
-            ports=[],
+            domain_type="qemu",
             overlay_sources=["glance:"],
             allowed_networks=[],
             start_timeout_s=60.0,
             run_timeout_s=60.0,
         )
-        return synthesis.run_synthesis(job, Channel(domain), Report())  # type: ignore[arg-type]
+        own = {"xml": domain.xml(*macs), "disk": str(domain.disk), "macs": list(macs), "ports": []}
+        return synthesis.run_synthesis(job, Channel(domain, own), Report())  # type: ignore[arg-type]
 
     def _job(self, domain: Domain, **more: Any) -> dict[str, Any]:
         return {

@@ -80,8 +80,8 @@ def guest(tmp_path: Path) -> Iterator[DomainGuest]:
 
 
 def told(guest: DomainGuest) -> dict[str, Any]:
-    job = {"run_timeout_s": 0.2, "macs": [], "ports": []}
-    place: Any = SimpleNamespace(report=Report(), job=job, machine=SimpleNamespace(agent=False, macs=[]))
+    job, own = {"run_timeout_s": 0.2}, {"macs": [], "ports": []}
+    place: Any = SimpleNamespace(report=Report(), job=job, domain=own, machine=SimpleNamespace(agent=False, macs=[]))
     result: dict[str, Any] = synthesis._personalise(place, guest)["personal"]
     return result
 
