@@ -139,12 +139,19 @@ class Prober:
         return self.answered()
 
 
+def forget(address: str) -> None:
+    """Whose MAC this was: addresses are soon given to other servers, and the kernel takes five seconds to see that."""
+    subprocess.run(["ip", "neighbour", "flush", "to", address], capture_output=True, check=False)
+
+
 def main() -> None:
     """Answer what standard input asks."""
     print("ready", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         for line in sys.stdin:
-            print(json.dumps(first_reply(Question(**json.loads(line)))), flush=True)
+            question = Question(**json.loads(line))
+            forget(question.address)
+            print(json.dumps(first_reply(question)), flush=True)
 
 
 if __name__ == "__main__":

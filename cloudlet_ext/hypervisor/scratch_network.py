@@ -26,6 +26,8 @@ _CLONE_NEWNET = 0x40000000
 _FIRST_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _TIMEOUT_S = 10.0
 
+_SO_NO_CHECK = 11
+
 T = TypeVar("T")
 
 
@@ -66,7 +68,8 @@ class ScratchNetwork:
         def make() -> socket.socket:
             made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             try:
-                for option in (socket.SO_REUSEADDR, socket.SO_BROADCAST):
+                # A guest that reads packets itself may take a checksum that the kernel leaves to the card for a wrong one.
+                for option in (socket.SO_REUSEADDR, socket.SO_BROADCAST, _SO_NO_CHECK):
                     made.setsockopt(socket.SOL_SOCKET, option, 1)
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, tap.encode())
                 made.bind(("", dhcp.SERVER_PORT))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from cloudlet_ext.worker.arrival import Arrival
 from cloudlet_ext.worker.early_start import Feed
 from cloudlet_ext.worker.recorder import Recorder
 from cloudlet_ext.worker.report import Report
+from cloudlet_ext.worker.server import new_mac
 from cloudlet_ext.worker.synthesis import prepare
 
 _AGAIN_S = 20.0
@@ -177,6 +178,9 @@ def _scratch(
         stack.callback(network.close)
         macs = [domain_cards.mac_of(card) for card in domain_cards.interfaces(description)]
         known = cards.of_job(macs, macs, job["ports"])
+        if DomainMachine.from_dict(run.overlay.machine).agent:
+            # As after a synthesis: the guest sees that it has become another, and asks for its lease anew.
+            known = [replace(card, mac=new_mac()) for card in known]
         neighbours = Neighbours(network, taps, known)
         stack.callback(neighbours.close)
         try:
