@@ -103,3 +103,12 @@ def card_anew(card: str) -> str:
         root.remove(old)
     set_rom(root, False)
     return ET.tostring(root, encoding="unicode")
+
+
+def linked(card: str, state: str) -> str:
+    """A network card whose link is ``up`` or ``down``."""
+    root = ET.fromstring(card)
+    for old in root.findall("link"):
+        root.remove(old)
+    ET.SubElement(root, "link", {"state": state})
+    return ET.tostring(root, encoding="unicode")

@@ -18,12 +18,15 @@ _OWN = ("title", "description", "metadata", "seclabel", "resource")
 
 @dataclass(frozen=True)
 class ScratchDomain:
-    """What a scratch domain has for itself. ``taps``: names of the host's side of its network cards, in the order
-    of the cards' addresses."""
+    """What a scratch domain has for itself.
+
+    ``taps``: names of the host's side of its network cards, in the order of the cards' addresses; and their ``macs``.
+    """
 
     name: str
     disk: Path
     taps: tuple[str, ...]
+    macs: tuple[str, ...]
 
 
 def describe(text: str, machine: DomainMachine, own: ScratchDomain, view: DiskView) -> str:
@@ -39,7 +42,7 @@ def describe(text: str, machine: DomainMachine, own: ScratchDomain, view: DiskVi
         # What a host shows of a guest; libvirt makes the console of the serial port by itself.
         for old in devices.findall(tag):
             devices.remove(old)
-    _set_cards(root, own.taps)
+    _set_cards(root, own)
     _set_ports(devices)
     _set_disk(devices, own.disk)
     root = domain_xml.parse(domain_xml.likeness(ET.tostring(root, encoding="unicode"), machine, None, view))
@@ -61,13 +64,15 @@ def _set_names(root: ET.Element, name: str) -> None:
         entry.text = identity
 
 
-def _set_cards(root: ET.Element, taps: tuple[str, ...]) -> None:
-    for card, tap in zip(domain_cards.of(root), taps, strict=True):
+def _set_cards(root: ET.Element, own: ScratchDomain) -> None:
+    for card, tap, mac in zip(domain_cards.of(root), own.taps, own.macs, strict=True):
         for child in list(card):
             if child.tag not in _CARD_KEPT:
                 card.remove(child)
         card.attrib.clear()
         card.set("type", "ethernet")
+        for element in card.findall("mac"):
+            element.set("address", mac)
         ET.SubElement(card, "target", {"dev": tap, "managed": "yes"})
 
 

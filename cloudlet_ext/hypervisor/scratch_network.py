@@ -8,6 +8,7 @@ capabilities CAP_SYS_ADMIN and CAP_NET_ADMIN, and ``ip`` of iproute2.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Neighbour:
-    """How this process appears to the guest: an address with its prefix (``192.168.1.1/24``), by a tap device."""
+    """How this process appears to a guest, by a tap: an address with its prefix (``192.168.1.1/24``), or none."""
 
     tap: str
     address: str
@@ -55,8 +56,13 @@ class ScratchNetwork:
         where = f"/proc/self/fd/{self._namespace}"
         _ip("link", "set", "dev", neighbour.tap, "netns", where, keep=(self._namespace,))
         self._inside("link", "set", "dev", neighbour.tap, "up")
-        family = ["nodad"] if ":" in neighbour.address else []
-        self._inside("address", "add", neighbour.address, "dev", neighbour.tap, *family)
+        if neighbour.address:
+            family = ["nodad"] if ":" in neighbour.address else []
+            self._inside("address", "add", neighbour.address, "dev", neighbour.tap, *family)
+
+    def forget(self) -> None:
+        """Which MAC has which address: a guest may have got another card, or given its own another MAC."""
+        self._inside("neighbour", "flush", "all")
 
     def open_socket(self, family: int) -> socket.socket:
         """A TCP socket of the namespace, wherever it is used; AF_INET or AF_INET6."""
@@ -68,7 +74,7 @@ class ScratchNetwork:
         def make() -> socket.socket:
             made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             try:
-                # A guest that reads packets itself may take a checksum that the kernel leaves to the card for a wrong one.
+                # The kernel leaves checksums to the card; a guest that reads packets itself may take those for wrong.
                 for option in (socket.SO_REUSEADDR, socket.SO_BROADCAST, _SO_NO_CHECK):
                     made.setsockopt(socket.SOL_SOCKET, option, 1)
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, tap.encode())
@@ -100,7 +106,8 @@ class ScratchNetwork:
 def _unshare() -> int:
     """A new namespace's descriptor. In there ports below 1024 need no capability more, for DHCP."""
     _libc("unshare", _CLONE_NEWNET)
-    _FIRST_PORT.write_text("0")
+    with contextlib.suppress(OSError):
+        _FIRST_PORT.write_text("0")
     return os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
 
 

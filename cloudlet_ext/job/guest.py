@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,18 @@ class DomainGuest:
         """The guest agent's answer; :class:`HypervisorError` when it refuses or says nothing."""
         return self.monitor.agent(command, _COMMAND_TIMEOUT_S, **arguments)
 
-    def replace_cards(self) -> None:
-        """Take every network card out and put it in again, without its boot ROM; :class:`CardsKept`."""
+    def replace_cards(self, meet: Callable[[str], None] | None = None) -> None:
+        """Take every network card out and put it in again, without its boot ROM; :class:`CardsKept`.
+
+        ``meet`` gets the name of the host's end of each new card; before it returns nothing passes there.
+        """
         try:
             for card in domain_cards.interfaces(self.description):
-                self._replace(card)
+                self._replace(card, meet)
         except libvirt.libvirtError as failure:
             raise CardsKept(reason=str(failure)) from failure
 
-    def _replace(self, card: str) -> None:
+    def _replace(self, card: str, meet: Callable[[str], None] | None) -> None:
         """Again when the host's end is found down: Open vSwitch sets flags of the card that it knew by this name.
 
         And when the new card is gone again: a guest may give it up at once.
@@ -96,12 +99,22 @@ class DomainGuest:
                 card = now[0]
                 self.handle.detachDeviceFlags(card, libvirt.VIR_DOMAIN_AFFECT_LIVE)
                 self._await_unplugged(mac)
-            self.handle.attachDeviceFlags(domain_cards.card_anew(card), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            self._put_in(domain_cards.card_anew(card), mac, meet)
             time.sleep(_PLUG_SETTLE_S)
             now = self._cards_of(mac)
             if now and all(_is_up(domain_cards.host_card_of(one)) for one in now):
                 return
         raise CardsKept(reason=f"the host's end of {mac} stays down" if now else f"{mac} was put in and is gone again")
+
+    def _put_in(self, card: str, mac: str, meet: Callable[[str], None] | None) -> None:
+        live = libvirt.VIR_DOMAIN_AFFECT_LIVE
+        if meet is None:
+            self.handle.attachDeviceFlags(card, live)
+            return
+        self.handle.attachDeviceFlags(domain_cards.linked(card, "down"), live)
+        meet(domain_cards.host_card_of(card))
+        for one in self._cards_of(mac):
+            self.handle.updateDeviceFlags(domain_cards.linked(one, "up"), live)
 
     def _cards_of(self, mac: str) -> list[str]:
         return [one for one in domain_cards.interfaces(self.description) if domain_cards.mac_of(one) == mac]

@@ -6,11 +6,13 @@ Where the network hands out the guest's address, the neighbour does: the guest i
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Sequence
 from typing import Any
 
 from cloudlet_ext.hypervisor.dhcp import Lease, LeaseServer
+from cloudlet_ext.hypervisor.errors import NetworkFailed
 from cloudlet_ext.hypervisor.scratch_network import Neighbour
 from cloudlet_ext.job.cards import Address, Card
 from cloudlet_ext.job.guest import DomainGuest
@@ -21,24 +23,35 @@ class Neighbours:
     """In a network of the guest's own; ``taps`` are the host's ends of its ``cards``, in the same order."""
 
     def __init__(self, network: Network, taps: Sequence[str], cards: Sequence[Card]) -> None:
-        self._network, self._cards = network, dict(zip(taps, cards, strict=False))
-        self._servers: list[LeaseServer] = []
+        self._network, self._cards = network, dict(zip(taps, cards, strict=True))
+        self._servers: dict[str, LeaseServer] = {}
 
-    def meet(self) -> None:
-        """Be there; also when the cards were replaced: their taps are others then. NetworkFailed."""
-        self.close()
-        for tap, card in self._cards.items():
-            for address in card.addresses[:1]:
-                own = _across(address)
-                self._network.take(Neighbour(tap, own.with_prefixlen))
-                lease = _lease(card, address, own)
-                if lease is not None:
-                    self._servers.append(LeaseServer(self._network.open_dhcp_socket(tap), lease))
+    def meet_all(self) -> None:
+        """Be there, on every card; NetworkFailed."""
+        for tap in self._cards:
+            self.meet(tap)
+
+    def meet(self, tap: str) -> None:
+        """Be there on one card; again when it was replaced, for its tap is another then. NetworkFailed."""
+        card = self._cards[tap]
+        if tap in self._servers:
+            self._servers.pop(tap).close()
+        if not card.addresses:
+            self._network.take(Neighbour(tap, ""))
+            return
+        address = card.addresses[0]
+        own = _across(address)
+        self._network.take(Neighbour(tap, own.with_prefixlen))
+        lease = _lease(card, address, own)
+        if lease is not None:
+            # Without it the guest goes without its address, which is told.
+            with contextlib.suppress(NetworkFailed):
+                self._servers[tap] = LeaseServer(self._network.open_dhcp_socket(tap), lease)
 
     def close(self) -> None:
         """Hand out nothing more; may be called twice."""
         while self._servers:
-            self._servers.pop().close()
+            self._servers.popitem()[1].close()
 
 
 class MetGuest:
@@ -53,8 +66,7 @@ class MetGuest:
 
     def replace_cards(self) -> None:
         """See :class:`DomainGuest`."""
-        self._guest.replace_cards()
-        self._neighbours.meet()
+        self._guest.replace_cards(self._neighbours.meet)
 
 
 def _across(address: Address) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:

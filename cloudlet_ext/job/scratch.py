@@ -49,8 +49,14 @@ def take(tap: str, address: str) -> None:
     """Move the tap device of a scratch guest into the network and give it this side's address; OSError, ValueError."""
     if not _TAP.fullmatch(tap):
         raise ValueError(f"{tap!r} is no tap device of a scratch guest")
-    known = ipaddress.ip_interface(address)
-    _told(_made[0].take, Neighbour(tap, known.with_prefixlen))
+    known = ipaddress.ip_interface(address).with_prefixlen if address else ""
+    _told(_made[0].take, Neighbour(tap, known))
+
+
+@privsep.context.entrypoint  # type: ignore[untyped-decorator]  # oslo.privsep has no types
+def forget() -> None:
+    """Forget the MACs of the network; OSError."""
+    _told(_made[0].forget)
 
 
 @privsep.context.entrypoint  # type: ignore[untyped-decorator]  # oslo.privsep has no types
@@ -102,6 +108,11 @@ class LentNetwork:
         """See :meth:`ScratchNetwork.take`."""
         with _raised():
             take(neighbour.tap, neighbour.address)
+
+    def forget(self) -> None:
+        """See :meth:`ScratchNetwork.forget`."""
+        with _raised():
+            forget()
 
     def open_socket(self, family: int) -> socket.socket:
         """See :meth:`ScratchNetwork.open_socket`."""

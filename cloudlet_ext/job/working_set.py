@@ -75,7 +75,7 @@ class _ScratchHost:
         text = scratch_domain.describe(self.description, machine, self.own, view)
         handle = self.libvirt.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
         self.stack.callback(_destroy, handle)
-        self.neighbours.meet()
+        self.neighbours.meet_all()
         guest = DomainGuest(handle, domain.DomainMonitor(handle), domain.DomainProcess(handle, self.folder))
         self.stack.callback(guest.monitor.close)
         self.guest = guest
@@ -102,6 +102,7 @@ class _ScratchHost:
             personal.personalise(met, self.cards, has_agent=machine.agent).reason or "it was personalised"
         )
         try:
+            self.network.forget()
             guest_probe.wait(attempt, self.network, feed.check, _AGAIN_S)
         except errors.NotRecorded as failure:
             self.run.report.note(f"with new cards it does not answer, which is not recorded: {failure}")
@@ -158,8 +159,11 @@ def _scratch(
 ) -> Iterator[_ScratchHost]:
     """Whoever starts the guest to be; all of it goes with the block."""
     token, layout, disk = secrets.token_hex(4), run.base.layout, run.base.disk_path
-    taps = tuple(f"clr{token}{number}" for number in range(len(domain_cards.interfaces(description))))
-    own = ScratchDomain(f"cloudlet-{token}", scratch / "scratch.qcow2", taps)
+    macs = [domain_cards.mac_of(card) for card in domain_cards.interfaces(description)]
+    # As after a synthesis: the guest gets other MACs.
+    known = [replace(card, mac=new_mac()) for card in cards.of_job(macs, macs, job["ports"])]
+    taps = tuple(f"clr{token}{number}" for number in range(len(macs)))
+    own = ScratchDomain(f"cloudlet-{token}", scratch / "scratch.qcow2", taps, tuple(card.mac for card in known))
     Qcow2Writer.create(own.disk, layout.disk_bytes, str(disk), "qcow2").close()
     with (
         connection(job) as connected,
@@ -176,11 +180,6 @@ def _scratch(
         stack.callback(layer.close)
         network = scratch_network()
         stack.callback(network.close)
-        macs = [domain_cards.mac_of(card) for card in domain_cards.interfaces(description)]
-        known = cards.of_job(macs, macs, job["ports"])
-        if DomainMachine.from_dict(run.overlay.machine).agent:
-            # As after a synthesis: the guest sees that it has become another, and asks for its lease anew.
-            known = [replace(card, mac=new_mac()) for card in known]
         neighbours = Neighbours(network, taps, known)
         stack.callback(neighbours.close)
         try:

@@ -78,7 +78,7 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
         try:
             beginner = self._synthesiser_of(instance)
             if kwargs.get("power_on", True) and beginner is not None:
-                beginner.begin(context, instance)
+                beginner.begin_early(context, instance)
             super().spawn(context, instance, *args, **kwargs)
         except BaseException as failure:
             self._end_beginning(instance, failure)
@@ -157,4 +157,4 @@ class CloudletDriver(driver.LibvirtDriver):  # type: ignore[misc]  # Nova has no
             guest.launch(pause=True)
             return guest
 
-        return beginner.start(xml, instance, create, pause=pause)
+        return beginner.start(context, xml, instance, create, pause=pause)

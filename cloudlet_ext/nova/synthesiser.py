@@ -134,6 +134,11 @@ class Synthesiser:
         self._begun: dict[str, tuple[Task, Worker]] = {}
         """By the server; Nova has not asked for its domain yet."""
 
+    def begin_early(self, context: Any, instance: Any) -> None:
+        """As :meth:`begin`, if no operation has to wait for that: a worker holds its place while Nova is at work."""
+        if self._runner.slots.is_free:
+            self.begin(context, instance)
+
     def begin(self, context: Any, instance: Any) -> None:
         """Have a worker do what it can do without the domain; :meth:`start` or :meth:`withdraw` must follow.
 
@@ -143,6 +148,8 @@ class Synthesiser:
         if overlay:
             # Until it has arrived the disk is the base's: when this fails, nobody is to boot from that.
             instance.system_metadata[marks.ARRIVING] = "True"
+        # Whoever finds the operation after nova-compute was restarted must see that the guest never ran.
+        instance.save()
         kind = "synthesis" if overlay else "base-resume"
         task = self._runner.task(context, kind, instance.uuid, instance=instance)
         try:
@@ -164,11 +171,13 @@ class Synthesiser:
             task.dismiss()
             task.ended(_not_begun(failure))
 
-    def start(self, xml: str, instance: Any, create: CreateDomain, *, pause: bool) -> libvirt_guest.Guest:
+    def start(self, context: Any, xml: str, instance: Any, create: CreateDomain, *, pause: bool) -> libvirt_guest.Guest:
         """The guest, running (or standing still when ``pause``); the rest of its overlay may be on its way.
 
         ``xml``: what Nova would start. BuildAbortException with the reason; nothing of the operation is left then.
         """
+        if instance.uuid not in self._begun:
+            self.begin(context, instance)
         task, worker = self._begun.pop(instance.uuid)
         try:
             worker.control("domain", **_domain(instance, xml))

@@ -55,6 +55,12 @@ class Slots:
         """Operations that wait."""
         return len(self._waiting)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether one that comes now need not wait."""
+        with self._changed:
+            return self._running < self.limit and not self._waiting
+
     def take(self, cancelled: threading.Event, patience_s: float = math.inf) -> bool:
         """Wait for a place; False when the operation was cancelled meanwhile.
 

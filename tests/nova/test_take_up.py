@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_a_build_that_was_rescheduled_takes_it_up_again(virt_host: VirtHost, old
     assert own(server) == {marks.STARTED: "mapped"}
 
 
-@pytest.mark.parametrize(("good", "left"), [(0, {marks.ARRIVING: "True"}), (1, {})])
+@pytest.mark.parametrize(("good", "left"), [(1, {marks.ARRIVING: "True"}), (2, {})])
 def test_a_failure_is_told_and_not_tried_elsewhere(virt_host: VirtHost, good: int, left: dict[str, str]) -> None:
     """Before the overlay is there the disk is the base's, without the overlay: nobody is to boot from that."""
     server = virt_host.server(metadata=OVERLAY)
@@ -158,6 +159,39 @@ def test_a_worker_that_fails_while_nova_sets_up_the_network(virt_host: VirtHost)
         virt_host.spawn(server)
     assert "the overlay is away" in str(virt_host.ended(server.uuid).error)
     assert own(server) == {marks.ARRIVING: "True"}
+
+
+@pytest.mark.parametrize("metadata", [{}, OVERLAY])
+def test_a_host_whose_workers_are_at_work(virt_host: VirtHost, metadata: dict[str, str]) -> None:
+    """No worker holds a place while Nova is at work: it begins when there is a domain."""
+    slots = virt_host.manager._runner.slots
+    for _ in range(slots.limit):
+        assert slots.take(threading.Event())
+    server = virt_host.server(metadata=metadata)
+
+    def free() -> None:
+        assert virt_host.operation(server.uuid) is None
+        for _ in range(slots.limit):
+            slots.give_back()
+
+    virt_host.before_domain = free
+    virt_host.spawn(server)
+    assert virt_host.ended(server.uuid).state == "succeeded"
+    assert slots.running == 0
+
+
+def test_a_rebuild_that_nova_compute_did_not_survive(virt_host: VirtHost) -> None:
+    """The database tells that the guest never ran, as soon as there is an operation."""
+    server = virt_host.server(**REBUILDING, system_metadata={**OF_BASE, marks.STARTED: "mapped"}, metadata=OVERLAY)
+    seen: list[dict[str, str]] = []
+
+    def look() -> None:
+        assert virt_host.operation(server.uuid) is not None
+        seen.append(own(virt_host.again(server)))
+
+    virt_host.before_domain = look
+    virt_host.spawn(server)
+    assert seen == [{marks.ARRIVING: "True"}]
 
 
 def test_an_evacuated_server_that_stays_off(virt_host: VirtHost) -> None:

@@ -304,14 +304,16 @@ def test_a_rom_of_either_is_a_rom() -> None:
 
 
 def test_a_scratch_domain_has_its_taps_in_the_order_of_the_cards() -> None:
-    own = ScratchDomain("cloudlet-1", Path("/scratch/disk"), ("clr0", "clr1"))
+    own = ScratchDomain(
+        "cloudlet-1", Path("/scratch/disk"), ("clr0", "clr1"), ("52:54:00:00:00:01", "52:54:00:00:00:02")
+    )
     text = scratch_domain.describe(with_cards(6, 5), domain_xml.describe(with_cards(5, 6)), own, VIEW)
     found = [(domain_cards.mac_of(one)[-1], domain_cards.host_card_of(one)) for one in domain_cards.interfaces(text)]
-    assert found == [("5", "clr0"), ("6", "clr1")]
+    assert found == [("1", "clr0"), ("2", "clr1")]
 
 
 def scratch() -> ET.Element:
-    own = ScratchDomain("cloudlet-1", Path("/scratch/disk"), ("clr0",))
+    own = ScratchDomain("cloudlet-1", Path("/scratch/disk"), ("clr0",), ("52:54:00:00:00:01",))
     return domain_xml.parse(scratch_domain.describe(RUNNING, domain_xml.describe(RUNNING), own, VIEW))
 
 
