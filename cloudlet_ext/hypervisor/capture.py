@@ -59,12 +59,17 @@ class StreamDrain:
     def _run(self) -> None:
         try:
             connection, _ = self._listener.accept()
-            with connection:
-                self._connection = connection
-                if not self._closing:
-                    self._drain(connection)
         except BaseException as failure:  # noqa: BLE001 - raised again in check()
             self._failure = failure
+            return
+        with connection:
+            self._connection = connection
+            try:
+                if not self._closing:
+                    self._drain(connection)
+            except BaseException as failure:  # noqa: BLE001 - raised again in check()
+                # Before QEMU finds the connection closed, and tells of that.
+                self._failure = failure
 
     def _drain(self, connection: socket.socket) -> None:
         descriptor = self._file.fileno()
