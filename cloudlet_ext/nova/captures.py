@@ -12,7 +12,7 @@ from oslo_log import log as logging
 
 from cloudlet_ext import privsep
 from cloudlet_ext.api.schemas.server_actions import RESUME
-from cloudlet_ext.nova import jobs, leftovers, server_end, task_states
+from cloudlet_ext.nova import jobs, leftovers, server_end, stopped_guests, task_states
 from cloudlet_ext.nova.claims import Claims, TooLate
 from cloudlet_ext.nova.runner import Runner, Task
 from cloudlet_ext.nova.workers import WorkerFailed
@@ -24,8 +24,8 @@ LOG = logging.getLogger(__name__)
 class Captures:
     """Does what the API asks of this host, each in a thread that lasts as long as the operation."""
 
-    def __init__(self, runner: Runner, claims: Claims, in_use: Callable[[], set[str]]) -> None:
-        self._runner, self._claims, self._in_use = runner, claims, in_use
+    def __init__(self, runner: Runner, claims: Claims, in_use: Callable[[], set[str]], driver: Any) -> None:
+        self._runner, self._claims, self._in_use, self._driver = runner, claims, in_use, driver
 
     def create_base(self, context: Any, instance: Any, operation_id: str, images: dict[str, str]) -> None:
         """See :meth:`cloudlet_ext.nova.rpcapi.CloudletAPI.create_base`."""
@@ -127,6 +127,8 @@ class Captures:
             LOG.warning("Operation %s (%s) failed: %s", task.operation.id, task.operation.type, error)
             if made:
                 leftovers.delete_images(context, made, self._runner.in_background)
+        if is_ours and error is not None:
+            stopped_guests.let_run(self._driver._host.get_connection(), instance)
         if is_ours:
             self._claims.give_back(task.operation)
             if error is None:

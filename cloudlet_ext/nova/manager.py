@@ -20,6 +20,7 @@ from cloudlet_ext.nova import (
     rpcapi,
     server_end,
     server_record,
+    stopped_guests,
     synthesiser,
     task_states,
     workers,
@@ -51,7 +52,8 @@ class CloudletManager:
         self._host = host
         self._runner = Runner(host)
         self._claims = Claims(host, self._runner.store)
-        self._captures = Captures(self._runner, self._claims, self._bases_in_use)
+        self._captures = Captures(self._runner, self._claims, self._bases_in_use, driver)
+        self._driver = driver
         self.synthesiser = Synthesiser(self._runner, self._bases_in_use, driver)
         self._server: Any = None
         self._stopped = threading.Event()
@@ -184,6 +186,9 @@ class CloudletManager:
             made = list(operation.images.values())
             leftovers.delete_images(None, made, self._runner.in_background)
         if operation.server_id is not None:
+            instance = server_record.find(operation.server_id)
+            if instance is not None and instance.host == self._host:
+                stopped_guests.let_run(self._driver._host.get_connection(), instance)
             server_record.release(operation.server_id, task_states.ALL, {self._host})
 
     def _release_lost(self) -> None:

@@ -55,19 +55,30 @@ WAITS = 'say("stage", name="capture"); time.sleep(60)'
 class Domain:
     """A guest of this host, as libvirt would know it."""
 
-    def __init__(self, ended: list[str], server_id: str) -> None:
-        self._ended, self._server_id = ended, server_id
+    def __init__(self, ended: list[str], server_id: str, paused: set[str]) -> None:
+        self._ended, self._server_id, self._paused = ended, server_id, paused
 
     def destroy(self) -> None:
         self._ended.append(self._server_id)
 
+    def state(self) -> list[int]:
+        paused = self._server_id in self._paused
+        return [libvirt.VIR_DOMAIN_PAUSED if paused else libvirt.VIR_DOMAIN_RUNNING, 0]
+
+    def resume(self) -> None:
+        self._paused.remove(self._server_id)
+
 
 class Compute:
-    """One nova-compute. ``guests``: servers whose domains are here; ``ended``: those whose domains were ended."""
+    """One nova-compute.
+
+    ``guests``: servers whose domains are here; ``paused``: those that stand still; ``ended``: whose domains were ended.
+    """
 
     def __init__(self, cloud: Cloud, folder: Path) -> None:
         self._cloud, self.folder = cloud, folder
         self.guests: set[str] = set()
+        self.paused: set[str] = set()
         self.ended: list[str] = []
         self.context = nova_context.RequestContext("alice", MINE, auth_token=MEMBER, service_catalog=[])
         connection = SimpleNamespace(lookupByUUIDString=self._domain)
@@ -78,7 +89,7 @@ class Compute:
     def _domain(self, server_id: str) -> Domain:
         if server_id not in self.guests:
             raise libvirt.libvirtError("no domain")
-        return Domain(self.ended, server_id)
+        return Domain(self.ended, server_id, self.paused)
 
     def work(self, body: str) -> None:
         """What workers do from now on: a script that may ``say`` events and ``keep`` its last word."""
@@ -102,7 +113,7 @@ class Compute:
     def restarted(self) -> Compute:
         """A nova-compute that comes after this one, which was killed. It has yet to start."""
         after = Compute(self._cloud, self.folder)
-        after.guests, after.ended = self.guests, self.ended
+        after.guests, after.ended, after.paused = self.guests, self.ended, self.paused
         return after
 
     def server(self, **facts: Any) -> Any:
