@@ -57,18 +57,13 @@ class StreamDrain:
         self._thread.start()
 
     def _run(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except BaseException as failure:  # noqa: BLE001 - raised again in check()
-            self._failure = failure
-            return
-        with connection:
-            self._connection = connection
+        # The connection is closed last: QEMU would tell of that before there is a failure to tell of.
+        with contextlib.ExitStack() as stack:
             try:
+                self._connection = stack.enter_context(self._listener.accept()[0])
                 if not self._closing:
-                    self._drain(connection)
+                    self._drain(self._connection)
             except BaseException as failure:  # noqa: BLE001 - raised again in check()
-                # Before QEMU finds the connection closed, and tells of that.
                 self._failure = failure
 
     def _drain(self, connection: socket.socket) -> None:
