@@ -25,20 +25,24 @@ def atomic_output(path: Path, replace: bool = False) -> Iterator[int]:
     """
     check_output(path, replace)
     partial = path.with_name(f".{path.name}.partial")
+    was_there, fd = partial.exists(), -1
     with no_space_named(path):
-        fd = _lock(partial, path)
         try:
+            fd = _lock(partial, path)
             yield fd
             os.fsync(fd)
             # Whoever wrote the name between the first look and now is not overwritten.
             if not replace and path.exists():
                 raise OutputExists(path=str(path))
             os.rename(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
+        except BaseException as failure:
+            # An interruption may come when the file is there and its descriptor is not known yet.
+            if fd >= 0 or not (was_there or isinstance(failure, OutputBusy)):
+                partial.unlink(missing_ok=True)
             raise
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         sync_folder(path.parent)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cloudlet_ext.engine import output
 from cloudlet_ext.engine.base_file import BaseFile, export_base
 from cloudlet_ext.engine.base_import import import_base
 from cloudlet_ext.engine.errors import DiskFull, FileMissing, NoRoom, OutputBusy, OutputExists
@@ -137,3 +138,16 @@ def test_no_room_for_a_base(sample, small_disk: Path, tmp_path: Path) -> None:
         with pytest.raises(DiskFull):
             export_base(sample.base, small_disk / "file", level=3)
     assert names(small_disk) == ["ballast"]
+
+
+def test_an_interruption_before_the_descriptor_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = output._lock
+
+    def interrupted(partial: Path, path: Path) -> int:
+        os.close(lock(partial, path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(output, "_lock", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_output(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.iterdir())
