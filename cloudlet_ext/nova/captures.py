@@ -127,9 +127,9 @@ class Captures:
             LOG.warning("Operation %s (%s) failed: %s", task.operation.id, task.operation.type, error)
             if made:
                 leftovers.delete_images(context, made, self._runner.in_background)
-        if is_ours and error is not None:
-            stopped_guests.let_run(self._driver._host.get_connection(), instance)
         if is_ours:
+            if error is not None:
+                stopped_guests.let_run(self._driver._host.get_connection(), instance)
             self._claims.give_back(task.operation)
             if error is None:
                 try:
