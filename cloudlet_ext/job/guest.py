@@ -35,11 +35,15 @@ _POWERED_OFF = [
 
 @dataclass(frozen=True)
 class DomainGuest:
-    """A running domain, its monitor, and a folder shared with its QEMU."""
+    """A running domain, its monitor, and a folder shared with its QEMU.
+
+    ``memory_is_held``: what of its memory is not here comes only when it is asked for.
+    """
 
     handle: libvirt.virDomain
     monitor: DomainMonitor
     process: DomainProcess
+    memory_is_held: bool = False
 
     @property
     def description(self) -> str:
@@ -120,11 +124,26 @@ class DomainGuest:
         return [one for one in domain_cards.interfaces(self.description) if domain_cards.mac_of(one) == mac]
 
     def _await_unplugged(self, mac: str) -> None:
+        """What it was asked to give up it may give up late, and would have no card then: it is waited for.
+
+        A guest whose memory arrives may need many pages for it, through a thin link.
+        """
         deadline = time.monotonic() + _UNPLUG_TIMEOUT_S
         while self._cards_of(mac):
-            if time.monotonic() > deadline:
+            if self._memory_arrives():
+                deadline = time.monotonic() + _UNPLUG_TIMEOUT_S
+            elif time.monotonic() > deadline:
                 raise CardsKept(reason=f"the guest did not give up {mac} within {_UNPLUG_TIMEOUT_S:.0f} s")
             time.sleep(0.05)
+
+    def _memory_arrives(self) -> bool:
+        """Whether memory comes that it may be waiting for, until all of it is here."""
+        if self.memory_is_held:
+            return False
+        try:
+            return bool(self.monitor.execute("query-migrate").get("status") == "postcopy-active")
+        except HypervisorError as failure:
+            raise CardsKept(reason=str(failure)) from failure
 
     def disk_path(self) -> Path:
         """The file of its own disk layer."""

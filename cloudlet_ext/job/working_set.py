@@ -20,6 +20,7 @@ from cloudlet_ext.engine.overlay_writer import OverlaySummary, reorder_overlay
 from cloudlet_ext.engine.qcow2_writer import Qcow2Writer
 from cloudlet_ext.engine.view import TargetView
 from cloudlet_ext.hypervisor import access, domain, domain_cards, domain_xml, scratch_domain, userfault
+from cloudlet_ext.hypervisor.domain import DomainMonitor, DomainProcess
 from cloudlet_ext.hypervisor.domain_console import DomainConsole
 from cloudlet_ext.hypervisor.domain_xml import DomainMachine
 from cloudlet_ext.hypervisor.scratch_domain import ScratchDomain
@@ -76,7 +77,7 @@ class _ScratchHost:
         handle = self.libvirt.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
         self.stack.callback(_destroy, handle)
         self.neighbours.meet_all()
-        guest = DomainGuest(handle, domain.DomainMonitor(handle), domain.DomainProcess(handle, self.folder))
+        guest = DomainGuest(handle, DomainMonitor(handle), DomainProcess(handle, self.folder), memory_is_held=True)
         self.stack.callback(guest.monitor.close)
         self.guest = guest
         if guest_probe.is_of_console(self.job["record"]):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -30,14 +31,19 @@ class Handle:
     def __init__(self, host_cards: Path, cards: list[str], flags: list[str]) -> None:
         self._host_cards, self._cards, self._flags = host_cards, cards, flags
         self.attached: list[str] = []
+        self.gives_up: Callable[[], bool] = lambda: True
+        self._asked: list[str] = []
 
     def XMLDesc(self, flags: int) -> str:  # noqa: N802 - libvirt's name
+        if self.gives_up():
+            self._cards = [one for one in self._cards if self._mac(one) not in self._asked]
+            self._asked = []
         return f"<domain><devices>{''.join(self._cards)}</devices></domain>"
 
     def detachDeviceFlags(self, text: str, flags: int) -> None:  # noqa: N802
         if self._mac(text) not in map(self._mac, self._cards):
             raise libvirt.libvirtError("device not found")
-        self._cards = [one for one in self._cards if self._mac(one) != self._mac(text)]
+        self._asked.append(self._mac(text))
 
     def attachDeviceFlags(self, text: str, flags: int) -> None:  # noqa: N802
         self.attached.append(text)
@@ -53,6 +59,22 @@ class Handle:
         return str(ET.fromstring(text).find("mac").get("address"))  # type: ignore[union-attr]
 
 
+class Monitor:
+    """QEMU of a guest whose memory arrives, as often as it is asked ``times``."""
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+
+    def execute(self, command: str) -> dict[str, str]:
+        assert command == "query-migrate"
+        self._times -= 1
+        return {"status": "postcopy-active" if self.arrives else "completed"}
+
+    @property
+    def arrives(self) -> bool:
+        return self._times >= 0
+
+
 @pytest.fixture(autouse=True)
 def host_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(guest, "_HOST_CARDS", tmp_path)
@@ -61,7 +83,7 @@ def host_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def replaced(handle: Any) -> list[str]:
-    DomainGuest(handle, None, None).replace_cards()  # type: ignore[arg-type]
+    DomainGuest(handle, Monitor(0), None).replace_cards()  # type: ignore[arg-type]
     return list(handle.attached)
 
 
@@ -89,3 +111,25 @@ def test_a_card_that_is_gone_again_is_put_in_again(host_cards: Path) -> None:
 def test_a_card_that_goes_every_time_is_told(host_cards: Path) -> None:
     with pytest.raises(CardsKept, match="fa:16:3e:00:00:01 was put in and is gone again"):
         replaced(Handle(host_cards, [card(1)], [DOWN, *[GONE] * 9]))
+
+
+def test_a_guest_whose_memory_arrives_is_waited_for(host_cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest, "_UNPLUG_TIMEOUT_S", 0.2)
+    handle, monitor = Handle(host_cards, [card(1)], [UP]), Monitor(9)
+    handle.gives_up = lambda: not monitor.arrives
+    DomainGuest(handle, monitor, None).replace_cards()  # type: ignore[arg-type]
+    assert len(handle.attached) == 1
+
+
+@pytest.mark.parametrize(("times", "held"), [(0, False), (2, False), (10**9, True)])
+def test_a_card_that_the_guest_keeps_is_told(
+    host_cards: Path, monkeypatch: pytest.MonkeyPatch, times: int, held: bool
+) -> None:
+    """Memory that comes only when it is asked for will never all be here."""
+    monkeypatch.setattr(guest, "_UNPLUG_TIMEOUT_S", 0.05)
+    handle = Handle(host_cards, [card(1)], [UP])
+    handle.gives_up = lambda: False
+    waiting = DomainGuest(handle, Monitor(times), None, memory_is_held=held)  # type: ignore[arg-type]
+    with pytest.raises(CardsKept, match="did not give up fa:16:3e:00:00:01 within 0 s"):
+        waiting.replace_cards()
+    assert not handle.attached
