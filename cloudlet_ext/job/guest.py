@@ -19,9 +19,12 @@ from cloudlet_ext.hypervisor.domain import DomainMonitor, DomainProcess
 from cloudlet_ext.hypervisor.domain_xml import DomainMachine
 from cloudlet_ext.hypervisor.errors import CardsKept, HypervisorError
 from cloudlet_ext.job import errors
+from cloudlet_ext.job.patience import Patience
 
 _AGENT_TIMEOUT_S = 3
 _COMMAND_TIMEOUT_S = 10
+_SLOW_COMMAND_TIMEOUT_S = 60
+"""A command that is given up is carried out all the same, when the guest comes to it."""
 _UNPLUG_TIMEOUT_S = 20.0
 _PLUG_ATTEMPTS = 3
 _PLUG_SETTLE_S = 0.5
@@ -78,7 +81,14 @@ class DomainGuest:
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """The guest agent's answer; :class:`HypervisorError` when it refuses or says nothing."""
-        return self.monitor.agent(command, _COMMAND_TIMEOUT_S, **arguments)
+        timeout_s = _SLOW_COMMAND_TIMEOUT_S if self.memory_arrives() else _COMMAND_TIMEOUT_S
+        return self.monitor.agent(command, timeout_s, **arguments)
+
+    def memory_arrives(self) -> bool:
+        """Whether memory comes that it may be waiting for, until all of it is here; :class:`HypervisorError`."""
+        if self.memory_is_held:
+            return False
+        return bool(self.monitor.execute("query-migrate").get("status") == "postcopy-active")
 
     def replace_cards(self, meet: Callable[[str], None] | None = None) -> None:
         """Take every network card out and put it in again, without its boot ROM; :class:`CardsKept`.
@@ -124,26 +134,12 @@ class DomainGuest:
         return [one for one in domain_cards.interfaces(self.description) if domain_cards.mac_of(one) == mac]
 
     def _await_unplugged(self, mac: str) -> None:
-        """What it was asked to give up it may give up late, and would have no card then: it is waited for.
-
-        A guest whose memory arrives may need many pages for it, through a thin link.
-        """
-        deadline = time.monotonic() + _UNPLUG_TIMEOUT_S
+        """Wait. What the guest was asked to give up it may give up after that, and would have no card then."""
+        patience = Patience(self.memory_arrives, _UNPLUG_TIMEOUT_S)
         while self._cards_of(mac):
-            if self._memory_arrives():
-                deadline = time.monotonic() + _UNPLUG_TIMEOUT_S
-            elif time.monotonic() > deadline:
+            if patience.is_over():
                 raise CardsKept(reason=f"the guest did not give up {mac} within {_UNPLUG_TIMEOUT_S:.0f} s")
             time.sleep(0.05)
-
-    def _memory_arrives(self) -> bool:
-        """Whether memory comes that it may be waiting for, until all of it is here."""
-        if self.memory_is_held:
-            return False
-        try:
-            return bool(self.monitor.execute("query-migrate").get("status") == "postcopy-active")
-        except HypervisorError as failure:
-            raise CardsKept(reason=str(failure)) from failure
 
     def disk_path(self) -> Path:
         """The file of its own disk layer."""

@@ -64,6 +64,10 @@ class MetGuest:
         """See :class:`DomainGuest`."""
         return self._guest.ask(command, **arguments)
 
+    def memory_arrives(self) -> bool:
+        """See :class:`DomainGuest`."""
+        return self._guest.memory_arrives()
+
     def replace_cards(self) -> None:
         """See :class:`DomainGuest`."""
         self._guest.replace_cards(self._neighbours.meet)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from cloudlet_ext.hypervisor.errors import AgentRefused, AgentSilent, Hypervisor
 from cloudlet_ext.job import cards as network_cards
 from cloudlet_ext.job import guest_script
 from cloudlet_ext.job.cards import Card
+from cloudlet_ext.job.patience import Patience
 
 _CONNECT_S = 5.0
 _SCRIPT_TIMEOUT_S = 45.0
@@ -33,6 +35,10 @@ class Guest(Protocol):
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """The guest agent's answer; :class:`HypervisorError` when it refuses or says nothing."""
+        ...
+
+    def memory_arrives(self) -> bool:
+        """Whether it may have to wait for memory that is on its way; :class:`HypervisorError`."""
         ...
 
     def replace_cards(self) -> None:
@@ -54,11 +60,12 @@ def personalise(guest: Guest, cards: list[Card], *, has_agent: bool) -> Personal
     if not has_agent:
         return _without_agent(guest, cards)
     clock, was_set, reason = _run_script(guest, cards)
-    missing = _missing(guest, cards, _SETTLE_S)
+    clock = clock and _keeps_time(guest)
+    missing = _missing(guest, cards, lambda: False, _SETTLE_S)
     if missing == [] or (missing is None and was_set):
         return Personal(clock, True, reason)
     replaced = _replace(guest)
-    missing = _missing(guest, cards, _LEASE_S if replaced == _REPLACED else 0.0)
+    missing = _missing(guest, cards, guest.memory_arrives, _LEASE_S if replaced == _REPLACED else 0.0)
     said = "; ".join(part for part in (reason, replaced) if part)
     if missing == []:
         return Personal(clock, True, said)
@@ -99,10 +106,10 @@ def _run_script(guest: Guest, cards: list[Card]) -> tuple[bool, bool, str]:
         return _set_clock(guest), False, str(refusal).rstrip(".")
     except HypervisorError as failure:
         return False, False, str(failure).rstrip(".")
-    deadline = time.monotonic() + _SCRIPT_TIMEOUT_S
     try:
+        patience = Patience(guest.memory_arrives, _SCRIPT_TIMEOUT_S)
         while not (status := guest.ask("guest-exec-status", pid=started["pid"]))["exited"]:
-            if time.monotonic() > deadline:
+            if patience.is_over():
                 late = f"setting clock and address did not end within {_SCRIPT_TIMEOUT_S:.0f} s"
                 return _has_clock(guest), False, late
             time.sleep(_POLL_S)
@@ -120,13 +127,13 @@ def _run_script(guest: Guest, cards: list[Card]) -> tuple[bool, bool, str]:
 
 def _start_script(guest: Guest, cards: list[Card]) -> Any:
     """The agent's answer. libvirt says that the agent is not connected until the guest has run for a moment."""
-    deadline = time.monotonic() + _CONNECT_S
+    patience = Patience(guest.memory_arrives, _CONNECT_S)
     while True:
         path, *arguments = guest_script.command(time.time(), cards)
         try:
             return guest.ask("guest-exec", path=path, arg=arguments, **{"capture-output": True})
         except AgentSilent:
-            if time.monotonic() > deadline:
+            if patience.is_over():
                 raise
             time.sleep(_POLL_S)
 
@@ -140,22 +147,36 @@ def _set_clock(guest: Guest) -> bool:
     return True
 
 
+def _keeps_time(guest: Guest) -> bool:
+    """Whether a clock that the script has set is right: a guest that waits for memory sets it long after it was told.
+
+    It is set again, then. A guest that does not tell its time is believed.
+    """
+    try:
+        return _is_now(guest.ask("guest-get-time")) or _set_clock(guest)
+    except HypervisorError:
+        return True
+
+
 def _has_clock(guest: Guest) -> bool:
     try:
-        theirs = guest.ask("guest-get-time")
+        return _is_now(guest.ask("guest-get-time"))
     except HypervisorError:
         return False
+
+
+def _is_now(theirs: Any) -> bool:
     return isinstance(theirs, int) and abs(theirs - time.time_ns()) < _CLOCK_OFF_NS
 
 
-def _missing(guest: Guest, cards: list[Card], within_s: float) -> list[str] | None:
-    """What the guest has not of its cards' addresses, now or ``within_s``; None when it does not tell."""
-    deadline = time.monotonic() + within_s
-    while True:
-        try:
-            missing = network_cards.missing(cards, guest.ask("guest-network-get-interfaces"))
-        except HypervisorError:
-            return None
-        if not missing or time.monotonic() > deadline:
-            return missing
-        time.sleep(_POLL_S)
+def _missing(guest: Guest, cards: list[Card], memory_arrives: Callable[[], bool], within_s: float) -> list[str] | None:
+    """What the guest has not of its cards' addresses, when they are there or time is up; None when it does not tell."""
+    try:
+        patience = Patience(memory_arrives, within_s)
+        while missing := network_cards.missing(cards, guest.ask("guest-network-get-interfaces")):
+            if patience.is_over():
+                break
+            time.sleep(_POLL_S)
+    except HypervisorError:
+        return None
+    return missing

@@ -37,6 +37,7 @@ class FakeGuest:
     def __init__(self, after: Any = None, **answers: Any) -> None:
         self.answers = {name.replace("_", "-"): answer for name, answer in answers.items()}
         self.after, self.asked, self.replaced = after, list[str](), 0
+        self.resident_at = 0.0
 
     def ask(self, command: str, **arguments: Any) -> Any:
         self.asked.append(command)
@@ -44,6 +45,9 @@ class FakeGuest:
             raise AgentRefused(command=command, reason="it is disabled")
         answer = self.answers[command]
         return answer() if callable(answer) else answer
+
+    def memory_arrives(self) -> bool:
+        return time.monotonic() < self.resident_at
 
     def replace_cards(self) -> None:
         self.replaced += 1
@@ -183,6 +187,56 @@ def test_an_agent_is_connected_a_little_after_the_guest_runs() -> None:
     guest = FakeGuest(guest_exec=connected, guest_exec_status=ended(0), guest_network_get_interfaces=THERE)
     assert personalise(guest, cards(), has_agent=True) == Personal(True, True)
     assert guest.replaced == 0
+
+
+def test_a_guest_whose_memory_arrives_is_waited_for() -> None:
+    """Its agent, its script and its lease all take longer than they may otherwise."""
+    resident_at = time.monotonic() + 1.0
+
+    def late(answer: Any, after_s: float) -> Callable[[], Any]:
+        def told() -> Any:
+            if time.monotonic() > resident_at + after_s:
+                return answer
+            if answer == {"pid": 1}:
+                raise AgentSilent(reason="no answer in time")
+            return {"exited": False}
+
+        return told
+
+    guest = FakeGuest(
+        guest_exec=late({"pid": 1}, -0.6), guest_exec_status=late(ended(0), 0.1), guest_network_get_interfaces=THERE
+    )
+    guest.resident_at = resident_at
+    assert personalise(guest, cards(), has_agent=True) == Personal(True, True)
+    assert guest.replaced == 0
+
+    started = {"guest_exec": {"pid": 1}, "guest_exec_status": ended(2)}
+    guest = FakeGuest(guest_network_get_interfaces=lambda: NOT_THERE if guest.memory_arrives() else THERE, **started)
+    guest.resident_at = time.monotonic() + 1.0
+    result = personalise(guest, cards(), has_agent=True)
+    assert (result.address, guest.replaced) == (True, 1), "its cards are replaced before its memory is here"
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_a_clock_that_was_set_late_is_set_again(*, obeys: bool) -> None:
+    """The script sets the time at which it was asked for, when the guest comes to it."""
+    late_ns = [9_000_000_000]
+
+    def set_time() -> None:
+        if obeys:
+            late_ns[0] = 0
+
+    guest = FakeGuest(
+        guest_exec={"pid": 1},
+        guest_exec_status=ended(0),
+        guest_network_get_interfaces=THERE,
+        guest_get_time=lambda: time.time_ns() - late_ns[0],
+        guest_set_time=set_time,
+    )
+    if not obeys:
+        del guest.answers["guest-set-time"]
+    assert personalise(guest, cards(), has_agent=True).clock is obeys
+    assert "guest-set-time" in guest.asked
 
 
 def test_no_agent() -> None:
