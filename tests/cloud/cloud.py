@@ -227,15 +227,20 @@ class Cloud:
             path.write_text(before)
             self.restart(*services)
 
-    def wait_for_holders(self, base_id: str, holders: set[str]) -> None:
-        """Wait until the scheduler knows that these hosts hold a base, and no others."""
-        query = f"select hypervisor_hostname from compute_nodes where deleted = 0 and stats like '%{base_id}%'"
+    def wait_for_holders(self, base_id: str, image_id: str, holders: set[str]) -> None:
+        """Wait until the scheduler knows that these hosts hold a base and by which image, and that no others do.
+
+        A host that tells of its bases in the moment in which it has got one does not know the image yet.
+        """
+        query = f"select hypervisor_hostname, stats from compute_nodes where deleted = 0 and stats like '%{base_id}%'"
         words = ("mariadb", "-S", "/run/minicloud/mysql.sock", "nova", "-N", "-e", query)
 
-        def known() -> set[str]:
-            return set(self.run(*words).split())
+        def known() -> dict[str, bool]:
+            rows = [line.split("\t", 1) for line in self.run(*words).splitlines()]
+            return {host: f"{image_id}={base_id}" in stats for host, stats in rows}
 
-        wait_until(f"the scheduler knows the holders {sorted(holders)}", lambda: known() == holders, seen=known)
+        wanted = dict.fromkeys(holders, True)
+        wait_until(f"the scheduler knows the holders {sorted(holders)}", lambda: known() == wanted, seen=known)
 
 
 def address_of(server: Server) -> str:

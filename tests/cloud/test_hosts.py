@@ -47,7 +47,7 @@ def test_servers_go_where_their_base_is(cloud: Cloud, boot: Boot, images: Images
         host_side.forget_bases(cloud)
         precache(cloud, site, host=holder)
         assert {host for host in cloud.hosts if host_side.cached_bases(cloud, host)} == {holder}
-        cloud.wait_for_holders(site.base_id, {holder})
+        cloud.wait_for_holders(site.base_id, site.base, {holder})
         for server, _ in boot.all(f"{holder}-1", f"{holder}-2", image=BASE):
             assert host_of(cloud, server.id) == holder
             images.arrived(server)
