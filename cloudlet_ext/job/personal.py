@@ -60,18 +60,23 @@ def personalise(guest: Guest, cards: list[Card], *, has_agent: bool) -> Personal
     if not has_agent:
         return _without_agent(guest, cards)
     clock, was_set, reason = _run_script(guest, cards)
-    clock = clock and _keeps_time(guest)
+    if clock and not _keeps_time(guest):
+        clock, reason = False, _told(reason, "its clock was set late, and could not be set again")
     missing = _missing(guest, cards, lambda: False, _SETTLE_S)
     if missing == [] or (missing is None and was_set):
         return Personal(clock, True, reason)
     replaced = _replace(guest)
     missing = _missing(guest, cards, guest.memory_arrives, _LEASE_S if replaced == _REPLACED else 0.0)
-    said = "; ".join(part for part in (reason, replaced) if part)
+    said = _told(reason, replaced)
     if missing == []:
         return Personal(clock, True, said)
     if missing is None:
         return Personal(clock, _guess(cards, replaced), f"{said}; the guest does not tell its addresses")
     return Personal(clock, False, f"{said}; the guest still has not {', '.join(missing)}")
+
+
+def _told(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _without_agent(guest: Guest, cards: list[Card]) -> Personal:

@@ -235,7 +235,9 @@ def test_a_clock_that_was_set_late_is_set_again(*, obeys: bool) -> None:
     )
     if not obeys:
         del guest.answers["guest-set-time"]
-    assert personalise(guest, cards(), has_agent=True).clock is obeys
+    result = personalise(guest, cards(), has_agent=True)
+    assert result.clock is obeys
+    assert result.reason == ("" if obeys else "its clock was set late, and could not be set again")
     assert "guest-set-time" in guest.asked
 
 
